@@ -1,0 +1,125 @@
+"""From a user's arguments to a configuration that fits together; every complaint about options is made here."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from smcssm.core import (
+    AbstractFilter,
+    AbstractKernel,
+    AbstractLinearGaussian,
+    AbstractModel,
+    AbstractPrior,
+    AbstractSchedule,
+)
+from smcssm.errors import ModelError
+from smcssm.filters import Kalman
+from smcssm.smc2.kernels import Metropolis
+from smcssm.smc2.schedules import Immediate
+from smcssm.smc2.step import SMC2
+
+LONG = 2000
+
+
+def smc2(  # noqa: PLR0913
+    model: AbstractModel,
+    prior: Any,
+    *,
+    filter: AbstractFilter | None,
+    move: AbstractKernel | None,
+    schedule: AbstractSchedule | None,
+    ess_threshold: float,
+    impossible: str,
+    record: bool,
+    dtype: str,
+) -> SMC2:
+    """The parts of an engine, checked against each other."""
+    if not isinstance(model, AbstractModel):
+        raise ModelError(f"model: expected a model of smcssm.models, got {type(model).__name__}")
+    if not 0 < ess_threshold < 1:
+        raise ModelError(f"ess_threshold={ess_threshold}: expected a share of the particles between 0 and 1")
+    if impossible not in ("error", "missing"):
+        raise ModelError(f'impossible={impossible!r}: expected "error" or "missing"')
+    if str(dtype) not in ("float64", "float32"):
+        raise ModelError(f'dtype={dtype!r}: expected "float64" or "float32"')
+    chosen = model.default_prior(1.0) if prior is None else as_prior(prior)
+    check_names(model, chosen)
+    return SMC2(
+        prior=chosen,
+        filter=filter_for(model) if filter is None else filter,
+        kernel=Metropolis() if move is None else move,
+        schedule=Immediate() if schedule is None else schedule,
+        ess_threshold=float(ess_threshold),
+        impossible=impossible,
+        record=record,
+        dtype=str(dtype),
+    )
+
+
+def filter_for(model: AbstractModel) -> AbstractFilter:
+    """The exact filter of a model."""
+    if isinstance(model, AbstractLinearGaussian):
+        return Kalman(model)
+    raise ModelError(f"no filter is known for {type(model).__name__}: give filter=")
+
+
+def as_prior(prior: Any) -> AbstractPrior:
+    """A prior of smcssm as it is; a ``pm.Model`` through its compiled log density."""
+    if isinstance(prior, AbstractPrior):
+        return prior
+    if type(prior).__module__.split(".")[0] == "pymc":
+        from smcssm.priors import pymc
+
+        return pymc.as_prior(prior)
+    raise ModelError(f"prior: expected a pm.Model or a prior of smcssm.priors, got {type(prior).__name__}")
+
+
+def check_names(model: AbstractModel, prior: AbstractPrior) -> None:
+    """Every hyperparameter of the model has a prior, of the shape that the model reads."""
+    missing = [name for name in model.names if name not in prior.names]
+    if missing:
+        raise ModelError(
+            f"the prior lacks {', '.join(missing)}: the model's hyperparameters are {', '.join(model.names)}; "
+            f"the prior names {', '.join(prior.names)}"
+        )
+    with jax.enable_x64(True):
+        theta = jax.eval_shape(prior.constrain, jax.ShapeDtypeStruct((prior.size,), jnp.float64))
+    expected = {n: shape for n, shape in zip(model.names, model.shapes, strict=True) if shape is not None}
+    wrong = {n: theta[n].shape for n, shape in expected.items() if theta[n].shape != shape}
+    if wrong:
+        told = "; ".join(f"{n} has shape {got}, the model reads {expected[n]}" for n, got in wrong.items())
+        raise ModelError(f"prior and model disagree: {told}")
+
+
+def check_counts(*, n_particles: int, runs: int, record: int | None) -> None:
+    """Sizes that make sense."""
+    for name, value, least in (("n_particles", n_particles, 2), ("runs", runs, 1), ("record", record, 1)):
+        if value is not None and (isinstance(value, bool) or int(value) != value or value < least):
+            raise ModelError(f"{name}={value!r}: expected a whole number >= {least}")
+
+
+def horizon(h: Any) -> int:
+    """A number of steps to forecast."""
+    if isinstance(h, bool) or int(h) != h or h < 1:
+        raise ModelError(f"h={h!r}: expected a whole number of steps >= 1")
+    return int(h)
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, wanted: bool | None) -> Iterator[Callable[[int], None] | None]:
+    """A function to report progress to; None when no bar is shown."""
+    if wanted is False or (wanted is None and (total < LONG or not sys.stderr.isatty())):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("observations", total=total)
+        yield lambda n: bar.update(task, advance=n)

@@ -1,0 +1,258 @@
+"""Every seam of smcssm: the records, the status codes and the abstract parts that the engine is assembled from.
+
+Notation (one state-space model, hyperparameters theta, unconstrained and flat: z):
+
+    x_1 ~ N(m0, chol_P0 chol_P0')              the state at the first observation
+    x_t = F x_{t-1} + c + chol_Q e_t           over dt_t > 0; the identity over dt_t = 0
+    y_t = H x_t + d + chol_R n_t
+
+Axes. Mathematics is written for one particle; storage is ``[..., s, n]``: series, then particles, last and
+contiguous. What belongs to an observation is ``[..., s]``. Axis names in annotations: ``x`` state, ``y`` channel,
+``v`` input, ``z`` unconstrained hyperparameter, ``s`` series, ``n`` outer particles, ``t`` time.
+
+Four seams are functions of the whole population (filter, proposal, kernel, schedule), two are written for one
+particle (prior, and the parameters of a model). Configuration is a frozen, hashable module; state is a pytree of
+arrays and nothing else, hence a checkpoint.
+"""
+
+import abc
+import enum
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+Theta = Mapping[str, Array]
+"""Named, constrained hyperparameters of one particle."""
+
+Matrix = Any
+"""A matrix or vector of one step: a nested sequence of entries, a NumPy array of constants, or a JAX array
+``[i, j, s, n]``. An entry is a number (known when compiling; zeros and ones cost nothing) or an array that
+broadcasts against ``[s, n]``."""
+
+
+class Status(enum.IntEnum):
+    """What happened in a step, worst last: several are merged by ``max``."""
+
+    OK = 0
+    BRIDGING = 1  # a surprising observation still enters with an exponent below one
+    SLOW_MIXING = 2  # a move stopped before its particles were decorrelated
+    NOT_POSITIVE_DEFINITE = 3  # some particles had a singular innovation covariance and were given weight zero
+    NOT_FINITE = 4  # some particles had a log-likelihood of NaN and were given weight zero
+    IMPOSSIBLE = 5  # no particle had a positive likelihood: the observation was not taken
+
+
+class Observation(eqx.Module):
+    """One observation of every series, or a block of them with a leading time axis: a row of the journal.
+
+    A missing value has ``mask`` False and ``y`` 0. Optional leaves are present for the whole life of an engine, or
+    never. Inside a filter every leaf carries one more trailing axis of size 1, so that it broadcasts over particles.
+    """
+
+    y: Float[Any, "*t y s"]
+    mask: Bool[Any, "*t y s"]
+    dt: Float[Any, "*t s"]
+    index: Int[Any, "*t s"]
+    inputs: Float[Any, "*t v s"] | None = None
+    noise_sd: Float[Any, "*t y s"] | None = None
+    exposure: Float[Any, "*t y s"] | None = None
+    reported: Bool[Any, "*t s"] | None = None
+
+
+class System(NamedTuple):
+    """The matrices of one step: x' = F x + c + chol_Q e and y = H x + d + chol_R n, chol_Q (x, q) with q <= x."""
+
+    F: Matrix
+    c: Matrix
+    chol_Q: Matrix
+    H: Matrix
+    d: Matrix
+    chol_R: Matrix
+
+
+class FilterInfo(NamedTuple):
+    """What a filter says of one observation, for each outer particle.
+
+    ``log_lik`` is log p(y_t | y_1:t-1, theta) over the values that are present. ``mean``, ``sd`` and ``pit`` are of
+    the one-step predictive, channel by channel, before y_t was used; they exist for missing values as well (pit NaN).
+    """
+
+    log_lik: Float[Array, "s n"]
+    mean: Float[Array, "y s n"]
+    sd: Float[Array, "y s n"]
+    pit: Float[Array, "y s n"]
+    status: Int[Array, "s n"]
+
+
+class AbstractPrior(eqx.Module):
+    """A law over named hyperparameters, and the bijection to a flat unconstrained vector z of length ``size``."""
+
+    names: eqx.AbstractVar[tuple[str, ...]]
+    """Every name that ``constrain`` returns: variables first, then deterministic functions of them."""
+    shapes: eqx.AbstractVar[tuple[tuple[int, ...], ...]]
+    dims: eqx.AbstractVar[Mapping[str, tuple[str, ...]]]
+    coords: eqx.AbstractVar[Mapping[str, tuple[Any, ...]]]
+    size: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def sample(self, key: Array, n: int) -> tuple[Float[Any, "z n"], Float[Any, " n"]]:
+        """Draw n points and their log weights (zero without factors that cannot be sampled). On the host."""
+
+    @abc.abstractmethod
+    def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """Log density of z, Jacobian included; -inf where the prior forbids it."""
+
+    @abc.abstractmethod
+    def constrain(self, z: Float[Array, " z"]) -> dict[str, Array]:
+        """Named hyperparameters at z."""
+
+    @abc.abstractmethod
+    def unconstrain(self, theta: Theta) -> Float[Array, " z"]:
+        """The z of named hyperparameters; inverse of ``constrain``."""
+
+
+class AbstractModel(eqx.Module):
+    """A state-space model up to its hyperparameters."""
+
+    names: eqx.AbstractVar[tuple[str, ...]]
+    """The hyperparameters that ``params`` reads."""
+    shapes: eqx.AbstractVar[tuple[tuple[int, ...] | None, ...]]
+    """Their shapes, in the same order; None where the model does not know."""
+    state_names: eqx.AbstractVar[tuple[str, ...]]
+    channel_names: eqx.AbstractVar[tuple[str, ...]]
+    input_names: eqx.AbstractVar[tuple[str, ...]]
+    continuous_time: eqx.AbstractVar[bool]
+    """Whether ``dt`` may be any positive number; otherwise one observation is one time step."""
+
+    @abc.abstractmethod
+    def params(self, theta: Theta) -> PyTree[Array]:
+        """What the filter needs of theta, once per particle and then cached."""
+
+    @abc.abstractmethod
+    def support(self, theta: Theta) -> Bool[Array, ""]:
+        """Whether theta gives a model at all (a stationary one, say): False truncates the prior."""
+
+    @abc.abstractmethod
+    def default_prior(self, scale: float) -> AbstractPrior:
+        """A weakly informative prior for observations whose typical size of variation is ``scale``."""
+
+
+class AbstractLinearGaussian(AbstractModel):
+    """A model whose state is linear and Gaussian given theta: what the Kalman filter needs.
+
+    Both methods see the whole population: leaves of ``params`` end in ``[s, n]``, leaves of ``obs`` in ``[s, 1]``.
+    """
+
+    @abc.abstractmethod
+    def initial(self, params: PyTree[Array], obs: Observation) -> tuple[Matrix, Matrix]:
+        """m0 and chol_P0."""
+
+    @abc.abstractmethod
+    def matrices(self, params: PyTree[Array], obs: Observation) -> System:
+        """The matrices of the step that ends in ``obs``."""
+
+
+class AbstractFilter(eqx.Module):
+    """The inner filter: p(x_t | y_1:t, theta) and the likelihood, for all particles of all series at once."""
+
+    model: eqx.AbstractVar[AbstractModel]
+
+    @abc.abstractmethod
+    def init(self, key: Array, params: PyTree[Array], obs: Observation) -> PyTree[Array]:
+        """The belief before the first observation; ``obs`` is a blank record. ``key`` is ``[s]`` keys."""
+
+    @abc.abstractmethod
+    def step(
+        self, key: Array, params: PyTree[Array], belief: PyTree[Array], obs: Observation
+    ) -> tuple[PyTree[Array], FilterInfo]:
+        """Take one observation. Over dt = 0 the state stays; a missing value changes nothing but time."""
+
+    @abc.abstractmethod
+    def moments(self, belief: PyTree[Array]) -> tuple[Float[Array, "x s n"], Float[Array, "x s n"]]:
+        """Mean and standard deviation of every state, for each particle."""
+
+
+class AbstractProposal(eqx.Module):
+    """q(z_new | z), fitted to one weighted population ``[z, n]``; mapped over series by its caller."""
+
+    independent: eqx.AbstractVar[bool]
+    """Whether q does not depend on z, so that proposals can be drawn long before they are used."""
+
+    @abc.abstractmethod
+    def fit(self, z: Float[Array, "z n"], log_weight: Float[Array, " n"], scale: Float[Array, " z"]) -> PyTree[Array]:
+        """Tuning from the population; ``scale`` is the prior sd of z, against degenerate fits."""
+
+    @abc.abstractmethod
+    def propose(self, key: Array, tuning: PyTree[Array], z: Float[Array, "z n"]) -> Float[Array, "z n"]:
+        """One proposal per particle."""
+
+    @abc.abstractmethod
+    def log_ratio(
+        self, tuning: PyTree[Array], z: Float[Array, "z n"], z_new: Float[Array, "z n"]
+    ) -> Float[Array, " n"]:
+        """log q(z | z_new) - log q(z_new | z)."""
+
+
+class AbstractKernel(eqx.Module):
+    """A Markov kernel that leaves the tempered posterior invariant, given the whole history (``Immediate`` only).
+
+    Target at exponent phi: prior(z) * exp(log_lik(z) - (1 - phi) * pending(z)).
+    """
+
+    cycle: eqx.AbstractVar[int]
+    """After how many sweeps their programs repeat."""
+
+    @abc.abstractmethod
+    def sweep(
+        self,
+        smc: Any,
+        population: Any,
+        history: Any,
+        pool: Int[Any, "k s"],
+        due: Bool[Any, " s"],
+        rung: int,
+        sweep: int,
+    ) -> tuple[Any, Float[Array, " s"]]:
+        """Move every particle of the series that are due once: (population, acceptance rate).
+
+        Runs on the host and calls compiled programs. ``population`` is resampled; ``pool`` lists the rows of history
+        whose likelihood is partly pending (-1: none); ``rung`` and ``sweep`` count from 0 and make a sweep's keys.
+        """
+
+
+class AbstractSchedule(eqx.Module):
+    """When to move, and how much of a pending move to do in each step. Its pending state is part of a checkpoint."""
+
+    tempering: eqx.AbstractVar[bool]
+    """Whether a surprising observation enters with an exponent below one at first."""
+
+    @abc.abstractmethod
+    def init(self, smc: Any, population: Any) -> PyTree[Array]:
+        """The pending state of a fresh population."""
+
+    @abc.abstractmethod
+    def advance(self, smc: Any, pending: PyTree[Array], population: Any, obs: Observation) -> PyTree[Array]:
+        """The part of a pending move that is done with each observation. Traced, inside the loop over time."""
+
+    @abc.abstractmethod
+    def due(self, smc: Any, pending: PyTree[Array], population: Any) -> Bool[Array, " s"]:
+        """Which series need the host now. Traced; ends the loop over time early."""
+
+    @abc.abstractmethod
+    def act(
+        self, smc: Any, pending: PyTree[Array], population: Any, history: Any, due: Bool[Any, " s"]
+    ) -> tuple[PyTree[Array], Any, Any]:
+        """Do what is due: (pending, population, report of the move or None). On the host."""
+
+    @abc.abstractmethod
+    def warmup(self, smc: Any, pending: PyTree[Array], population: Any, history: Any) -> None:
+        """Compile what ``act`` will need; ``history`` holds one blank row."""
+
+
+def at_each_particle(f: Any, n_args: int = 1) -> Any:
+    """Map a function of one particle over trailing ``[s, n]`` axes, in and out."""
+    axes = (-1,) * n_args
+    over_n = jax.vmap(f, in_axes=axes, out_axes=-1)
+    return jax.vmap(over_n, in_axes=(-2,) * n_args, out_axes=-2)

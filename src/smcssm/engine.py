@@ -1,0 +1,234 @@
+"""The engine: one stream, the whole posterior, current after every observation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smcssm import assemble, readout
+from smcssm.core import AbstractFilter, AbstractKernel, AbstractModel, AbstractPrior, AbstractSchedule
+from smcssm.ingest import one, to_block
+from smcssm.record import Ring, StepInfo, StepInfos
+from smcssm.runtime import Rows, Runtime
+from smcssm.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+
+class Engine:
+    """Exact online Bayes for one series: the joint posterior of hyperparameters and state at every moment.
+
+    Args:
+        model: a state-space model, ``smcssm.models``.
+        prior: a ``pm.Model`` of priors, or a prior of ``smcssm.priors``; the names must include the model's
+            hyperparameters. Default: ``model.default_prior(1.0)``.
+        n_particles: how many hyperparameter particles each run has.
+        filter: the inner filter; chosen from the model.
+        move: how particles are moved, ``smcssm.moves``.
+        schedule: when they are moved, ``smcssm.schedules``.
+        ess_threshold: move when the effective sample size falls below this share of the particles.
+        runs: independent populations, for an honest Monte Carlo error and as chains for ArviZ.
+        record: how many past steps are kept for plots and scores; None keeps none.
+        impossible: "error" refuses an observation that no particle can explain, "missing" takes it as missing.
+        dtype: "float64" or "float32", of states and parameters; likelihoods and evidence are float64 always.
+        seed: of all randomness.
+
+    Raises:
+        ModelError: if model, prior and options do not fit each other.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        model: AbstractModel,
+        prior: Any = None,
+        *,
+        n_particles: int = 1024,
+        filter: AbstractFilter | None = None,
+        move: AbstractKernel | None = None,
+        schedule: AbstractSchedule | None = None,
+        ess_threshold: float = 0.5,
+        runs: int = 1,
+        record: int | None = 10_000,
+        impossible: str = "error",
+        dtype: str = "float64",
+        seed: int = 0,
+    ) -> None:
+        smc = assemble.smc2(
+            model,
+            prior,
+            filter=filter,
+            move=move,
+            schedule=schedule,
+            ess_threshold=ess_threshold,
+            impossible=impossible,
+            record=record is not None,
+            dtype=dtype,
+        )
+        assemble.check_counts(n_particles=n_particles, runs=runs, record=record)
+        self._seed = seed
+        self._runtime = Runtime(smc, runs, n_particles, seed)
+        self._ring = None if record is None else Ring(record)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.model.names)
+        return f"Engine({type(self.model).__name__}: {names}; {self._runtime.n_particles} particles, t={self.t})"
+
+    @property
+    def model(self) -> AbstractModel:
+        """The state-space model."""
+        return self._runtime.smc.filter.model
+
+    @property
+    def prior(self) -> AbstractPrior:
+        """The prior of the hyperparameters."""
+        return self._runtime.smc.prior
+
+    @property
+    def t(self) -> int:
+        """How many observations have been taken, missing ones included."""
+        return self._runtime.state.clock.taken
+
+    @property
+    def log_evidence(self) -> float:
+        """log p(y_1:t), relative to the normalised prior; averaged over runs on the scale of the evidence."""
+        return float(_log_mean(self.snapshot().log_evidence()))
+
+    def step(
+        self, y: Any, *, time: Any = None, inputs: Any = None, noise_sd: Any = None, exposure: Any = None
+    ) -> StepInfo:
+        """Take one observation: a number, one value per channel, or a mapping by channel name; NaN is missing.
+
+        Raises:
+            InputError, ImpossibleObservationError: the engine is unchanged.
+        """
+        ny, nv = len(self.model.channel_names), len(self.model.input_names)
+        rows = {"inputs": one(inputs, nv, "inputs"), "noise_sd": one(noise_sd, ny, "noise_sd")}
+        time = None if time is None else np.atleast_1d(np.asarray(time))
+        exposure = one(exposure, ny, "exposure")
+        return self._take(one(y, ny, "y"), time=time, exposure=exposure, **rows)[0]
+
+    def update(
+        self,
+        ys: Any,
+        *,
+        time: Any = None,
+        inputs: Any = None,
+        noise_sd: Any = None,
+        exposure: Any = None,
+        progress: bool | None = None,
+    ) -> StepInfos:
+        """Take a block of observations, all or none: bit for bit what stepping through them gives.
+
+        ``ys`` is an array (time first), or a pandas, polars, arrow or xarray object whose columns are matched to
+        channels and inputs by name. ``progress`` shows a bar; by default for long blocks on a terminal.
+        """
+        return self._take(
+            ys, time=time, inputs=inputs, noise_sd=noise_sd, exposure=exposure, progress=progress
+        )
+
+    def stream(self, observations: Iterable[Any]) -> Iterator[StepInfo]:
+        """Step through an iterable as it comes."""
+        return (self.step(y) for y in observations)
+
+    def _take(self, ys: Any, *, progress: bool | None = False, **fields: Any) -> StepInfos:
+        runtime, ny = self._runtime, len(self.model.channel_names)
+        with runtime.lock:
+            state, smc = runtime.state, runtime.smc
+            block, clock, layout = to_block(
+                self.model, runtime.n_series, smc.dtype, state.clock, state.layout, ys, **fields
+            )
+            if len(block.dt) == 0:
+                return StepInfos.empty(ny)
+            with assemble.progress_bar(len(block.dt), progress) as tick:
+                rows = runtime.assimilate(block, clock, layout, tick)
+            infos, quantiles = _over_runs(rows, state.clock.taken, ny)
+            if self._ring is not None:
+                y = np.where(block.mask[..., 0], block.y[..., 0], np.nan)
+                self._ring.append({**vars(infos), "y": y, "quantiles": quantiles})
+        return infos
+
+    def snapshot(self) -> Snapshot:
+        """An immutable view of this moment."""
+        with self._runtime.lock:
+            state = self._runtime.state
+            record = None if self._ring is None else self._ring.columns()
+            return Snapshot(self._runtime.smc, state.population, state.clock.taken, record, None, state.last_move)
+
+    def summary(self) -> pd.DataFrame:
+        """The posterior of the hyperparameters: mean, sd, q05, q50, q95, mcse."""
+        return readout.summary(self.snapshot())
+
+    def state(self) -> xr.Dataset:
+        """Filtered mean and sd of the state, hyperparameters integrated out."""
+        return readout.state(self.snapshot())
+
+    def posterior(self, draws: int = 1000, seed: int = 0) -> xr.Dataset:
+        """Equally weighted draws of the hyperparameters, dims (chain, draw)."""
+        return readout.posterior(self.snapshot(), draws, seed)
+
+    def forecast(
+        self, h: int, *, inputs: Any = None, quantiles: Sequence[float] = (0.05, 0.5, 0.95)
+    ) -> xr.Dataset:
+        """Mean, sd and quantiles of the next h observations; a model with inputs needs h rows of them."""
+        runtime = self._runtime
+        with runtime.lock:
+            state = runtime.state
+            nothing = np.full((assemble.horizon(h), len(self.model.channel_names)), np.nan)
+            clock = state.clock._replace(last=None, period=None)
+            future, _, _ = to_block(
+                self.model, runtime.n_series, runtime.smc.dtype, clock, None, nothing, inputs=inputs
+            )
+            return readout.forecast(self.snapshot(), future, quantiles)
+
+    def warmup(self) -> None:
+        """Compile everything a stream needs, so that no later step waits for the compiler."""
+        self._runtime.warmup()
+
+    def copy(self, seed: int | None = None) -> Engine:
+        """An independent engine with the same past; with a seed, its future randomness differs."""
+        new = object.__new__(Engine)
+        with self._runtime.lock:
+            new._seed = self._seed if seed is None else seed
+            new._runtime = self._runtime.copy(seed)
+            new._ring = None if self._ring is None else self._ring.copy()
+        return new
+
+    def reset(self) -> None:
+        """Back to the prior, as if newly built."""
+        with self._runtime.lock:
+            self._runtime.reset(self._seed)
+            self._ring = None if self._ring is None else Ring(self._ring.capacity)
+
+
+def _log_mean(log_values: np.ndarray) -> Any:
+    """Log of the mean over the last axis."""
+    top = log_values.max(axis=-1, keepdims=True)
+    return top[..., 0] + np.log(np.mean(np.exp(log_values - top), axis=-1))
+
+
+def _over_runs(rows: Rows, t: int, n_channels: int) -> tuple[StepInfos, np.ndarray]:
+    """Independent runs averaged; log-predictives add up to the log evidence."""
+    evidence = _log_mean(rows.log_evidence)
+    row = rows.row
+    mean = row.predictive_mean.mean(axis=-1)
+    sd = np.sqrt(np.mean(row.predictive_sd**2 + (row.predictive_mean - mean[..., None]) ** 2, axis=-1))
+    pit = row.pit.mean(axis=-1)
+    mean, sd, pit = (a[:, 0] if n_channels == 1 else a for a in (mean, sd, pit))
+    moved = rows.moved.any(axis=-1)
+    accepted = np.where(rows.moved, rows.acceptance, 0.0).sum(axis=-1) / np.maximum(rows.moved.sum(axis=-1), 1)
+    infos = StepInfos(
+        t=t + 1 + np.arange(len(moved)),
+        log_predictive=np.diff(evidence),
+        predictive_mean=mean,
+        predictive_sd=sd,
+        pit=pit,
+        ess=row.ess.sum(axis=-1),
+        moved=moved,
+        acceptance=np.where(moved, accepted, np.nan),
+        status=row.status.max(axis=-1),
+    )
+    return infos, row.quantiles.mean(axis=-1)

@@ -1,0 +1,21 @@
+"""The exceptions of smcssm: few, and each a kind of built-in error, so that old habits of catching still work."""
+
+
+class SmcssmError(Exception):
+    """Base of every error that smcssm raises on purpose."""
+
+
+class InputError(SmcssmError, ValueError):
+    """An observation, time stamp or input that cannot be taken. The engine is unchanged."""
+
+
+class ModelError(SmcssmError, ValueError):
+    """A model, prior or option that does not fit the others: what was got, what was expected, the remedy."""
+
+
+class ImpossibleObservationError(SmcssmError, ArithmeticError):
+    """An observation to which no particle gives a positive likelihood. The engine is unchanged."""
+
+
+class SmcssmWarning(UserWarning):
+    """A run that goes on, but whose numbers deserve a look; the text names the remedy."""

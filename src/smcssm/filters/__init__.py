@@ -1,0 +1,3 @@
+"""Inner filters."""
+
+from smcssm.filters.kalman import Kalman as Kalman

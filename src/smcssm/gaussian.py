@@ -1,0 +1,19 @@
+"""The Gaussian belief in square-root form."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Gaussian(eqx.Module):
+    """N(mean, chol chol') for every particle; ``chol`` is lower triangular and may be singular."""
+
+    mean: Float[Array, "x s n"]
+    chol: Float[Array, "x x s n"]
+
+    @property
+    def sd(self) -> Float[Array, "x s n"]:
+        """Marginal standard deviations."""
+        return jnp.sqrt(jnp.sum(self.chol**2, axis=1))

@@ -1,0 +1,14 @@
+"""Ready-made state-space models, components to compose them from, and models from your own functions."""
+
+from smcssm.models.ar import AR as AR
+from smcssm.models.constant_velocity import ConstantVelocity as ConstantVelocity
+from smcssm.models.level import Level as Level
+from smcssm.models.linear_gaussian import LinearGaussian as LinearGaussian
+from smcssm.models.local_level import LocalLevel as LocalLevel
+from smcssm.models.local_level import LocalLinearTrend as LocalLinearTrend
+from smcssm.models.regression import Regression as Regression
+from smcssm.models.seasonal import Seasonal as Seasonal
+from smcssm.models.structural import Noise as Noise
+from smcssm.models.structural import Structural as Structural
+from smcssm.models.trend import Trend as Trend
+from smcssm.models.user_function import Step as Step

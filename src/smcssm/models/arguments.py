@@ -1,0 +1,70 @@
+"""Checks of what a user passes to a model; numbers become tuples of floats: models compare and hash by value."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from smcssm.errors import ModelError
+
+Numbers = Any
+"""A number or a sequence of numbers, of any kind: kept as floats."""
+
+
+def numbers(what: str, value: Numbers, n: int) -> tuple[float, ...]:
+    """n finite floats; a single number stands for n equal ones.
+
+    Raises:
+        ModelError: naming ``what``, where that is not what was given.
+    """
+    try:
+        given = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise ModelError(f"{what}: expected a number or {n} of them, got {value!r}") from None
+    if given.shape not in ((), (n,)):
+        raise ModelError(f"{what}: expected a number or {n} of them, got an array of shape {given.shape}")
+    if not np.isfinite(given).all():
+        raise ModelError(f"{what}: expected finite numbers, got {value!r}")
+    return tuple(np.broadcast_to(given, (n,)).tolist())
+
+
+def deviations(what: str, value: Numbers, n: int) -> tuple[float, ...]:
+    """n standard deviations: finite and not negative; 0 means known exactly."""
+    given = numbers(what, value, n)
+    if min(given) < 0:
+        raise ModelError(f"{what}: expected standard deviations, which are never negative, got {value!r}")
+    return given
+
+
+def count(what: str, value: Any, least: int) -> int:
+    """A whole number that is at least ``least``."""
+    try:
+        given = operator.index(value)
+    except TypeError:
+        raise ModelError(f"{what}: expected a whole number >= {least}, got {value!r}") from None
+    if given < least:
+        raise ModelError(f"{what}: expected a whole number >= {least}, got {given}")
+    return given
+
+
+def labels(what: str, value: Sequence[str]) -> tuple[str, ...]:
+    """Different, non-empty names."""
+    if isinstance(value, str):
+        raise ModelError(f"{what}: expected several names, got one string; write ({value!r},)")
+    given = tuple(value)
+    if not all(isinstance(name, str) and name for name in given) or len(set(given)) < len(given):
+        raise ModelError(f"{what}: expected different, non-empty names, got {given!r}")
+    return given
+
+
+def numbered(stem: str, n: int) -> tuple[str, ...]:
+    """stem0, stem1, ...: the names of things that were given as a number of them."""
+    return tuple(f"{stem}{i}" for i in range(n))
+
+
+def diagonal(values: Sequence[Any]) -> list[list[Any]]:
+    """A diagonal matrix of entries, known zeros beside it."""
+    return [[v if i == j else 0.0 for j in range(len(values))] for i, v in enumerate(values)]

@@ -1,0 +1,109 @@
+"""Stationary autoregressions through their reflection coefficients (partial autocorrelations) r_1, ..., r_p.
+
+Levinson-Durbin: a(k, j) are the coefficients of the best predictor from k past values, a(p, .) = phi:
+
+    up      a(k, j) = a(k-1, j) - r_k a(k-1, k-j),  a(k, k) = r_k
+    down    r_k = a(k, k),  a(k-1, j) = (a(k, j) + r_k a(k, k-j)) / (1 - r_k²)
+
+phi is stationary if and only if every |r_k| < 1 (Barndorff-Nielsen & Schou 1973, doi:10.1016/0047-259X(73)90030-4).
+Entries are numbers or arrays of any one shape: one particle or a whole population.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from smcssm.priors.base import Beta, Marginal
+
+
+def predictors(phi: list[Any]) -> list[list[Any]]:
+    """Coefficients of the predictors from 0, 1, ..., p past values; the last of each is a reflection coefficient.
+
+    Where phi is not stationary the numbers are finite but mean nothing below the order at which |r_k| >= 1.
+    """
+    out = [list(phi)]
+    while out[0]:
+        a = out[0]
+        r, remaining = a[-1], _remaining(a[-1])
+        out.insert(0, [(left + r * right) / remaining for left, right in zip(a[:-1], a[-2::-1], strict=True)])
+    return out
+
+
+def reflections(phi: list[Any]) -> list[Any]:
+    """r_1, ..., r_p."""
+    return [a[-1] for a in predictors(phi)[1:]]
+
+
+def coefficients(r: list[Any]) -> list[Any]:
+    """phi from its reflection coefficients."""
+    a: list[Any] = []
+    for rk in r:
+        a = [left - rk * right for left, right in zip(a, a[::-1], strict=True)] + [rk]
+    return a
+
+
+def chol_autocovariance(phi: list[Any], sigma: Any) -> list[list[Any]]:
+    """Lower-triangular square root of the covariance of p successive values, innovations of sd ``sigma``.
+
+    Row k predicts value k from the k values before it and adds the prediction error, whose variance is
+    sigma² / prod_{j > k} (1 - r_j²): no linear system, exact up to the edge of stationarity and at sigma = 0. The
+    covariance is Toeplitz, so the values may be read forwards or backwards in time.
+    """
+    order, smaller = len(phi), predictors(phi)
+    sd = [sigma] * (order + 1)
+    for k in range(order - 1, -1, -1):
+        sd[k] = sd[k + 1] / jnp.sqrt(_remaining(smaller[k + 1][-1]))
+    rows: list[list[Any]] = []
+    for k in range(order):
+        a = smaller[k]
+        past = [sum(a[j] * rows[k - 1 - j][i] for j in range(k - i)) for i in range(k)]
+        rows.append([*past, sd[k], *[0.0] * (order - 1 - k)])
+    return rows
+
+
+def _remaining(r: Any) -> Any:
+    """1 - r², the variance that is left; 1 where there is none, so that values and gradients stay finite."""
+    return jnp.where(jnp.abs(r) < 1, (1 - r) * (1 + r), 1.0)
+
+
+class UniformStationary(Marginal):
+    """Autoregressive coefficients uniform on the stationary region; a scalar, uniform on (-1, 1), for order 1.
+
+    (1 + r_k) / 2 ~ Beta(floor((k + 1) / 2), floor(k / 2) + 1), independent, unconstrained by the logit
+    (Jones 1987, Randomly choosing parameters from the stationarity and invertibility region of autoregressive-moving
+    average models, doi:10.2307/2347544).
+    """
+
+    order: int
+
+    def __init__(self, order: int) -> None:
+        self.order = order
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A vector but for order 1."""
+        return () if self.order == 1 else (self.order,)
+
+    def sample(self, key: Array, n: int) -> Float[Array, "z n"]:
+        """Independent reflection coefficients."""
+        keys = jax.random.split(key, self.order)
+        return jnp.concatenate([law.sample(k, n) for k, law in zip(keys, self._laws(), strict=True)])
+
+    def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """Density of their logits."""
+        return sum((law.log_prob(z[k, None]) for k, law in enumerate(self._laws())), jnp.zeros((), z.dtype))
+
+    def constrain(self, z: Float[Array, " z"]) -> Float[Array, "..."]:
+        """Reflection coefficients tanh(z / 2), then phi."""
+        return jnp.stack(coefficients(list(jnp.tanh(z / 2)))).reshape(self.shape)
+
+    def unconstrain(self, value: Float[Array, "..."]) -> Float[Array, " z"]:
+        """Inverse of ``constrain``; NaN where phi is not stationary."""
+        return 2 * jnp.arctanh(jnp.stack(reflections(list(jnp.reshape(value, (self.order,))))))
+
+    def _laws(self) -> list[Beta]:
+        return [Beta(float((k + 1) // 2), float(k // 2 + 1)) for k in range(1, self.order + 1)]

@@ -1,0 +1,3 @@
+"""Moves by their public names."""
+
+from smcssm.smc2.kernels import Metropolis as Metropolis

@@ -1,0 +1,256 @@
+"""Priors without PyMC: the small set that default priors are built from, and priors from your own functions."""
+
+import abc
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy import stats
+from jaxtyping import Array, Float
+
+from smcssm.core import AbstractPrior, Theta
+from smcssm.errors import ModelError
+
+Shape = tuple[int, ...]
+
+
+class Marginal(eqx.Module):
+    """The law of one hyperparameter, scalar or array, with a bijection to as many unconstrained numbers z."""
+
+    shape: eqx.AbstractVar[Shape]
+
+    @abc.abstractmethod
+    def sample(self, key: Array, n: int) -> Float[Array, "z n"]:
+        """Draws of the unconstrained value."""
+
+    @abc.abstractmethod
+    def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """Log density of the unconstrained value, Jacobian included."""
+
+    @abc.abstractmethod
+    def constrain(self, z: Float[Array, " z"]) -> Float[Array, "..."]:
+        """The value itself."""
+
+    @abc.abstractmethod
+    def unconstrain(self, value: Float[Array, "..."]) -> Float[Array, " z"]:
+        """Inverse of ``constrain``."""
+
+
+class HalfNormal(Marginal):
+    """|N(0, scale²)|, independent in each element; unconstrained by the logarithm."""
+
+    scale: float
+    shape: Shape
+
+    def __init__(self, scale: float, shape: Shape = ()) -> None:
+        self.scale, self.shape = _positive("HalfNormal(scale)", scale), shape
+
+    def sample(self, key: Array, n: int) -> Float[Array, "z n"]:
+        """Draws of the logarithm, finite even where a draw rounds to zero."""
+        size = jnp.abs(jax.random.normal(key, (math.prod(self.shape), n)))
+        return jnp.log(self.scale) + jnp.log(jnp.maximum(size, jnp.finfo(size.dtype).tiny))
+
+    def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """Density of the logarithm."""
+        return jnp.sum(stats.norm.logpdf(jnp.exp(z), scale=self.scale) + math.log(2) + z)
+
+    def constrain(self, z: Float[Array, " z"]) -> Float[Array, "..."]:
+        """Exponential."""
+        return jnp.exp(z).reshape(self.shape)
+
+    def unconstrain(self, value: Float[Array, "..."]) -> Float[Array, " z"]:
+        """Logarithm."""
+        return jnp.log(value).reshape(-1)
+
+
+class Beta(Marginal):
+    """Beta(a, b) on (0, 1), independent in each element; unconstrained by the logit."""
+
+    a: float
+    b: float
+    shape: Shape
+
+    def __init__(self, a: float, b: float, shape: Shape = ()) -> None:
+        self.a, self.b, self.shape = _positive("Beta(a)", a), _positive("Beta(b)", b), shape
+
+    def sample(self, key: Array, n: int) -> Float[Array, "z n"]:
+        """Draws of the logit, as a difference of log Gamma draws: never infinite."""
+        key_a, key_b = jax.random.split(key)
+        size = (math.prod(self.shape), n)
+        return jax.random.loggamma(key_a, self.a, size) - jax.random.loggamma(key_b, self.b, size)
+
+    def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """Density of the logit."""
+        return jnp.sum(self.a * jax.nn.log_sigmoid(z) + self.b * jax.nn.log_sigmoid(-z) - _log_beta(self.a, self.b))
+
+    def constrain(self, z: Float[Array, " z"]) -> Float[Array, "..."]:
+        """Logistic function."""
+        return jax.nn.sigmoid(z).reshape(self.shape)
+
+    def unconstrain(self, value: Float[Array, "..."]) -> Float[Array, " z"]:
+        """Logit."""
+        return (jnp.log(value) - jnp.log1p(-value)).reshape(-1)
+
+
+def _log_beta(a: float, b: float) -> float:
+    """log B(a, b); not ``jax.scipy.special.betaln``, which is 1e-6 off at (8, 2) in JAX 0.12."""
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+class Independent(AbstractPrior):
+    """Independent hyperparameters, each with its own law."""
+
+    laws: tuple[Marginal, ...]
+    names: tuple[str, ...]
+
+    def __init__(self, marginals: Mapping[str, Marginal]) -> None:
+        if not marginals:
+            raise ModelError("a prior needs at least one hyperparameter")
+        self.names, self.laws = tuple(marginals), tuple(marginals.values())
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Of each hyperparameter, in the order of the names."""
+        return tuple(law.shape for law in self.laws)
+
+    @property
+    def size(self) -> int:
+        """Number of elements of all hyperparameters."""
+        return sum(map(math.prod, self.shapes))
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """None."""
+        return {}
+
+    @property
+    def coords(self) -> Mapping[str, tuple[Any, ...]]:
+        """None."""
+        return {}
+
+    def sample(self, key: Array, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Independent draws."""
+        keys = jax.random.split(key, len(self.laws))
+        z = [np.asarray(law.sample(k, n)) for k, law in zip(keys, self.laws, strict=True)]
+        return np.concatenate(z), np.zeros(n)
+
+    def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """Sum of the marginals."""
+        parts = zip(self.laws, _split(z, self.shapes), strict=True)
+        return sum((law.log_prob(part) for law, part in parts), jnp.zeros((), z.dtype))
+
+    def constrain(self, z: Float[Array, " z"]) -> dict[str, Array]:
+        """By name."""
+        parts = zip(self.names, self.laws, _split(z, self.shapes), strict=True)
+        return {name: law.constrain(part) for name, law, part in parts}
+
+    def unconstrain(self, theta: Theta) -> Float[Array, " z"]:
+        """In the order of the names."""
+        return jnp.concatenate([law.unconstrain(theta[n]) for n, law in zip(self.names, self.laws, strict=True)])
+
+
+class FromFunctions(AbstractPrior):
+    """A prior from your own functions.
+
+    Args:
+        names: the hyperparameters.
+        sample: (key, n) -> mapping of n draws per name, draws first: (n, *shape).
+        log_prob: theta -> log density of the constrained values (no Jacobian: it is added here).
+        transforms: name -> "positive" (log), "unit" (logit) or "real"; real where a name is left out.
+        shapes: name -> shape of a hyperparameter that is not a scalar.
+    """
+
+    names: tuple[str, ...]
+    draw: Callable[[Array, int], Mapping[str, Array]]
+    log_density: Callable[[Theta], Float[Array, ""]]
+    transforms: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        sample: Callable[[Array, int], Mapping[str, Array]],
+        log_prob: Callable[[Theta], Float[Array, ""]],
+        transforms: Mapping[str, str] | None = None,
+        shapes: Mapping[str, Shape] | None = None,
+    ) -> None:
+        chosen, given = dict(transforms or {}), dict(shapes or {})
+        unknown = sorted((set(chosen) | set(given)) - set(names)) + sorted(set(chosen.values()) - set(_BIJECTIONS))
+        if unknown:
+            raise ModelError(
+                f"transforms or shapes: {', '.join(unknown)} is neither one of the names {', '.join(names)} "
+                f"nor one of {', '.join(_BIJECTIONS)}"
+            )
+        self.names, self.draw, self.log_density = tuple(names), sample, log_prob
+        self.transforms = tuple(chosen.get(name, "real") for name in names)
+        self.shapes = tuple(tuple(given.get(name, ())) for name in names)
+
+    @property
+    def size(self) -> int:
+        """Number of elements of all hyperparameters."""
+        return sum(map(math.prod, self.shapes))
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """None."""
+        return {}
+
+    @property
+    def coords(self) -> Mapping[str, tuple[Any, ...]]:
+        """None."""
+        return {}
+
+    def sample(self, key: Array, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The user's draws, unconstrained."""
+        draws, z = self.draw(key, n), []
+        for name, transform, shape in zip(self.names, self.transforms, self.shapes, strict=True):
+            if name not in draws:
+                raise ModelError(f"sample gave {', '.join(sorted(draws))}, not {name}")
+            values = jnp.asarray(draws[name], float)
+            if values.shape != (n, *shape):
+                raise ModelError(f"sample: {name} has shape {values.shape}, expected {(n, *shape)}: draws first")
+            z.append(np.asarray(_BIJECTIONS[transform][1](values)).reshape(n, -1).T)
+        return np.concatenate(z), np.zeros(n)
+
+    def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """The user's density at the constrained values plus the log Jacobian."""
+        parts = zip(self.transforms, _split(z, self.shapes), strict=True)
+        return sum((jnp.sum(_BIJECTIONS[t][2](part)) for t, part in parts), self.log_density(self.constrain(z)))
+
+    def constrain(self, z: Float[Array, " z"]) -> dict[str, Array]:
+        """By name."""
+        parts = zip(self.names, self.transforms, self.shapes, _split(z, self.shapes), strict=True)
+        return {name: _BIJECTIONS[t][0](part).reshape(shape) for name, t, shape, part in parts}
+
+    def unconstrain(self, theta: Theta) -> Float[Array, " z"]:
+        """In the order of the names."""
+        pairs = zip(self.names, self.transforms, strict=True)
+        return jnp.concatenate([_BIJECTIONS[t][1](jnp.asarray(theta[name])).reshape(-1) for name, t in pairs])
+
+
+def _split(z: Float[Array, " z"], shapes: tuple[Shape, ...]) -> list[Float[Array, " part"]]:
+    """The part of z that belongs to each hyperparameter."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    return [z[end - math.prod(shape) : end] for shape, end in zip(shapes, ends, strict=True)]
+
+
+def _positive(what: str, value: float) -> float:
+    if not (value > 0 and math.isfinite(value)):
+        raise ModelError(f"{what}: expected a positive number, got {value!r}")
+    return float(value)
+
+
+# constrain, unconstrain, log derivative of constrain
+_BIJECTIONS: dict[str, tuple[Callable, Callable, Callable]] = {
+    "real": (lambda z: z, lambda v: v, jnp.zeros_like),
+    "positive": (jnp.exp, jnp.log, lambda z: z),
+    "unit": (
+        jax.nn.sigmoid,
+        lambda v: jnp.log(v) - jnp.log1p(-v),
+        lambda z: jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z),
+    ),
+}

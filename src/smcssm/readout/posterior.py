@@ -1,0 +1,39 @@
+"""Equally weighted draws from the joint posterior."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from smcssm.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def posterior(snapshot: Snapshot, draws: int = 1000, seed: int = 0) -> xr.Dataset:
+    """Hyperparameters drawn from the weighted population, one chain per independent run; dims (chain, draw, ...).
+
+    Systematic resampling, shuffled: neighbouring draws are not copies of one particle.
+    """
+    import xarray as xr
+
+    chosen = resampled(snapshot.weights(), draws, np.random.default_rng(seed))
+    prior = snapshot.smc.prior
+    out = {}
+    for name, values in snapshot.theta().items():
+        picked = np.take_along_axis(values, chosen.reshape((1,) * (values.ndim - 2) + chosen.shape), axis=-1)
+        dims = prior.dims.get(name) or tuple(f"{name}_dim_{i}" for i in range(values.ndim - 2))
+        out[name] = (("chain", "draw", *dims), np.moveaxis(picked, (-2, -1), (0, 1)))
+    used = {d for dims, _ in out.values() for d in dims}
+    coords = {d: list(c) for d, c in prior.coords.items() if d in used}
+    return xr.Dataset(out, {"chain": np.arange(len(chosen)), "draw": np.arange(draws), **coords})
+
+
+def resampled(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Particle numbers ``[runs, draws]``."""
+    points = (np.arange(draws) + rng.random((len(weights), 1))) / draws
+    cumulative = np.cumsum(weights, axis=-1)
+    chosen = [np.searchsorted(c / c[-1], p) for c, p in zip(cumulative, points, strict=True)]
+    return rng.permuted(np.stack(chosen), axis=1)

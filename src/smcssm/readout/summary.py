@@ -1,0 +1,65 @@
+"""The posterior of the hyperparameters as a table."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smcssm.core import AbstractPrior
+from smcssm.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEVELS = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+
+
+def summary(snapshot: Snapshot) -> pd.DataFrame:
+    """Weighted mean, sd, quantiles and Monte Carlo error of every named quantity of the prior.
+
+    ``mcse`` is the standard error of the mean: between runs when there are at least two, else sd / sqrt(ESS), which
+    does not see the error of earlier moves.
+    """
+    import pandas as pd
+
+    w = snapshot.weights()
+    rows = {}
+    for name, values in snapshot.theta().items():
+        for label, index in labels(snapshot.smc.prior, name, values.shape[:-2]):
+            rows[label] = _row(values[index], w)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "sd", *LEVELS, "mcse"])
+
+
+def _row(values: np.ndarray, w: np.ndarray) -> list[float]:
+    """One line of the table from values and weights ``[runs, n]``."""
+    means = np.sum(w * values, axis=-1)
+    mean = means.mean()
+    sd = np.sqrt(np.mean(np.sum(w * (values - mean) ** 2, axis=-1)))
+    quantiles = weighted_quantiles(values.ravel(), (w / len(w)).ravel(), np.array(list(LEVELS.values())))
+    runs = len(means)
+    mcse = means.std(ddof=1) / runs**0.5 if runs > 1 else sd * np.sqrt(np.sum(w**2))
+    return [mean, sd, *quantiles, mcse]
+
+
+def weighted_quantiles(values: np.ndarray, w: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Quantiles under normalised weights, interpolated between the middles of their masses."""
+    order = np.argsort(values)
+    mass = w[order]
+    return np.interp(levels, np.cumsum(mass) - 0.5 * mass, values[order])
+
+
+def labels(prior: AbstractPrior, name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    """ArviZ labels of the entries of a variable, and their indices: ``phi[1]``, ``effect[north]``."""
+    dims = prior.dims.get(name, ())
+    coords = [_coords(prior, dims[i] if i < len(dims) else None, size) for i, size in enumerate(shape)]
+    out = []
+    for index in itertools.product(*map(range, shape)):
+        inside = ", ".join(str(coords[i][j]) for i, j in enumerate(index))
+        out.append((f"{name}[{inside}]" if shape else name, index))
+    return out
+
+
+def _coords(prior: AbstractPrior, dim: str | None, size: int) -> Any:
+    return prior.coords.get(dim, range(size)) if dim is not None else range(size)

@@ -1,0 +1,46 @@
+"""Weights of a population and systematic resampling (Kitagawa 1996, doi:10.2307/1390750). Last axis: particles."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Int
+
+
+def normalise(log_weight: Float[Array, "... n"]) -> Float[Array, "... n"]:
+    """Weights that sum to one."""
+    return jax.nn.softmax(log_weight, axis=-1)
+
+
+def log_mean_weight(log_weight: Float[Array, "... n"]) -> Float[Array, "..."]:
+    """Log of the mean unnormalised weight; -inf when every weight is zero."""
+    return logsumexp(log_weight, axis=-1) - jnp.log(log_weight.shape[-1])
+
+
+def effective_sample_size(log_weight: Float[Array, "... n"]) -> Float[Array, "..."]:
+    """1 / sum of squared normalised weights (Kong, Liu & Wong 1994); 0 when every weight is zero."""
+    top = jnp.max(log_weight, axis=-1, keepdims=True)
+    w = jnp.exp(log_weight - jnp.where(jnp.isfinite(top), top, 0.0))
+    total, squares = jnp.sum(w, axis=-1), jnp.sum(w * w, axis=-1)
+    return jnp.where(squares > 0, total**2 / jnp.where(squares > 0, squares, 1.0), 0.0)
+
+
+def systematic(key: Array, log_weight: Float[Array, " n"]) -> Int[Array, " n"]:
+    """Ancestors of one population; particle i is drawn floor or ceil of n times its weight, without bias."""
+    n = log_weight.shape[-1]
+    cumulative = jnp.cumsum(normalise(log_weight))
+    points = (jnp.arange(n) + jax.random.uniform(key, dtype=cumulative.dtype)) / n
+    return jnp.searchsorted(cumulative / cumulative[-1], points, side="right").clip(0, n - 1)
+
+
+def weighted_quantile(
+    ordered: Float[Array, "... n"], weight: Float[Array, "... n"], levels: Float[Array, " q"]
+) -> Float[Array, "... q"]:
+    """Quantiles of sorted values under normalised weights, interpolated between the middles of their masses."""
+
+    def one(values: Float[Array, " n"], w: Float[Array, " n"]) -> Float[Array, " q"]:
+        return jnp.interp(levels, jnp.cumsum(w) - 0.5 * w, values)
+
+    flat = jax.vmap(one)(ordered.reshape(-1, ordered.shape[-1]), weight.reshape(-1, weight.shape[-1]))
+    return flat.reshape(*ordered.shape[:-1], levels.shape[0])

@@ -1,0 +1,194 @@
+"""The shell around the compiled programs: validate, compute, commit.
+
+Everything is computed from committed state without donating it and without touching it; the new state is committed by
+one assignment under a lock. An exception or an interrupt on the way leaves population, history and randomness as they
+were. All programs run in float64 contexts of their own; the caller's JAX settings are neither read nor changed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from smcssm.core import Observation, Status
+from smcssm.errors import ImpossibleObservationError, ModelError
+from smcssm.history import History, pad
+from smcssm.ingest import Clock, Layout
+from smcssm.smc2.adapt import compiled
+from smcssm.smc2.step import SMC2, Population, Row, advance, fold_in, init, recorded_quantiles
+
+BLOCK = 64
+
+
+class Committed(NamedTuple):
+    """All of an engine's state but its history: replaced as a whole, or not at all."""
+
+    population: Population
+    pending: PyTree
+    clock: Clock = Clock()
+    layout: Layout | None = None
+    last_move: Any = None
+
+
+class Rows(NamedTuple):
+    """What a call reported, observation by observation: leaves of ``row`` are ``[t, ..., s]``."""
+
+    row: Row
+    log_evidence: np.ndarray
+    moved: np.ndarray
+    acceptance: np.ndarray
+    moves: tuple
+
+
+class Runtime:
+    """Committed state, history and programs of one configuration."""
+
+    def __init__(self, smc: SMC2, n_series: int, n_particles: int, seed: int) -> None:
+        self.smc, self.n_series, self.n_particles = smc, n_series, n_particles
+        self.history = History()
+        self.lock = threading.RLock()
+        with jax.enable_x64(True):
+            self.state = self._fresh(seed)
+
+    def _fresh(self, seed: int) -> Committed:
+        key = self._keys(seed)
+        draws = [self.smc.prior.sample(k, self.n_particles) for k in fold_in(key, 2**32 - 1)]
+        z = np.stack([np.asarray(z, float) for z, _ in draws], axis=1)
+        log_weight = np.stack([np.asarray(w, float) for _, w in draws])
+        if not np.isfinite(z).all():
+            raise ModelError(f"{np.mean(~np.isfinite(z)):.1%} of the prior's draws are not finite")
+        population = compiled(init, self.smc)(key, z, log_weight, self.blank())
+        if not np.isfinite(np.asarray(population.log_weight)).any(axis=-1).all():
+            raise ModelError("no draw from the prior gives an admissible model: the prior and its support disagree")
+        return Committed(population, self.smc.schedule.init(self.smc, population))
+
+    def _keys(self, seed: int) -> Array:
+        return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(self.n_series))
+
+    def blank(self) -> Observation:
+        """A record of nothing."""
+        model, dtype = self.smc.filter.model, np.dtype(self.smc.dtype)
+        ny, nv, s = len(model.channel_names), len(model.input_names), self.n_series
+        return Observation(
+            y=np.zeros((ny, s), dtype),
+            mask=np.zeros((ny, s), bool),
+            dt=np.zeros(s, dtype),
+            index=np.zeros(s, np.int64),
+            inputs=np.zeros((nv, s), dtype) if nv else None,
+        )
+
+    def assimilate(
+        self, block: Observation, clock: Clock, layout: Layout | None, progress: Callable[[int], None] | None = None
+    ) -> Rows:
+        """Take a block of at least one observation, all of it or none."""
+        with self.lock, jax.enable_x64(True):
+            state, length = self.state, len(self.history)
+            try:
+                population, pending, reports = state.population, state.pending, []
+                start, total = 0, len(block.dt)
+                evidence = [np.asarray(population.log_evidence)[None]]
+                last_move = state.last_move
+                while start < total:
+                    part = jax.tree.map(lambda leaf, a=start: leaf[a : a + BLOCK], block)
+                    population, pending, rows, move = self._advance(population, pending, part)
+                    start += len(rows.ess)
+                    reports.append((rows, move))
+                    evidence.append(evidence[-1][-1] + np.cumsum(rows.log_predictive, axis=0))
+                    last_move = last_move if move is None else move
+                    if progress is not None:
+                        progress(len(rows.ess))
+                if not np.isfinite(evidence[-1]).all():
+                    raise FloatingPointError("the evidence is not finite: the engine is unchanged")
+                self.state = Committed(population, pending, clock, layout, last_move)
+            except BaseException:
+                self.history.truncate(length)
+                raise
+        return _join(reports, np.concatenate(evidence), self.n_series)
+
+    def _advance(
+        self, population: Population, pending: PyTree, part: Observation
+    ) -> tuple[Population, PyTree, Row, Any]:
+        """Rows of a part up to the first that needs the host, and what the host then does."""
+        count = len(part.dt)
+        run = compiled(advance, self.smc)
+        population, pending, rows, done, due = run(population, pending, pad(part, BLOCK), np.int64(count))
+        rows, done, due = jax.device_get((rows, done, due))
+        rows = jax.tree.map(lambda leaf: leaf[: int(done)].copy(), rows)
+        last = rows.status[-1]
+        if self.smc.impossible == "error" and (last == Status.IMPOSSIBLE).any():
+            self._refuse(part, int(done) - 1)
+        self.history.append(part, int(done))
+        if not due.any():
+            return population, pending, rows, None
+        before = np.asarray(population.log_evidence)
+        pending, population, move = self.smc.schedule.act(self.smc, pending, population, self.history, due)
+        rows.log_predictive[-1] += np.asarray(population.log_evidence) - before
+        rows.quantiles[-1] = np.asarray(compiled(_quantiles, self.smc)(population))
+        rows.status[-1] = np.maximum(_settled(last, population), move.status)
+        return population, pending, rows, move
+
+    def _refuse(self, part: Observation, i: int) -> None:
+        values = part.y[i, :, 0][part.mask[i, :, 0]]
+        raise ImpossibleObservationError(
+            f"observation {int(part.index[i].max())} with value {', '.join(f'{v:g}' for v in values)} has likelihood "
+            "zero for every particle. The engine is unchanged: give NaN for a value that is wrong, or build the engine "
+            'with impossible="missing" to treat such values as missing'
+        )
+
+    def copy(self, seed: int | None) -> Runtime:
+        """An independent runtime with the same past, and with other keys if a seed is given."""
+        new = object.__new__(Runtime)
+        new.smc, new.n_series, new.n_particles = self.smc, self.n_series, self.n_particles
+        new.lock, new.state, new.history = threading.RLock(), self.state, self.history.copy()
+        if seed is not None:
+            with jax.enable_x64(True):
+                population = eqx.tree_at(lambda p: p.key, self.state.population, self._keys(seed))
+            new.state = self.state._replace(population=population)
+        return new
+
+    def reset(self, seed: int) -> None:
+        """Back to the prior."""
+        with self.lock, jax.enable_x64(True):
+            self.state, self.history = self._fresh(seed), History()
+
+    def warmup(self) -> None:
+        """Compile everything that a stream will need, without touching the state."""
+        with self.lock, jax.enable_x64(True):
+            state, blank = self.state, self.blank()
+            part = jax.tree.map(lambda leaf: leaf[None], blank)
+            run = compiled(advance, self.smc)
+            run(state.population, state.pending, pad(part, BLOCK), np.int64(0))
+            history = History()
+            history.append(part, 1)
+            self.smc.schedule.warmup(self.smc, state.pending, state.population, history)
+            compiled(_quantiles, self.smc)(state.population)
+
+
+def _quantiles(smc: SMC2, population: Population) -> Any:
+    del smc
+    return recorded_quantiles(population)
+
+
+def _settled(status: np.ndarray, population: Population) -> np.ndarray:
+    """The status of a step after its move: no longer bridging where phi is back at 1."""
+    bridging = np.asarray(population.phi) < 1
+    return np.where((status == Status.BRIDGING) & ~bridging, Status.OK, status)
+
+
+def _join(reports: list, evidence: np.ndarray, n_series: int) -> Rows:
+    """The rows of all parts; of at least one."""
+    total = len(evidence) - 1
+    moved, acceptance = np.zeros((total, n_series), bool), np.full((total, n_series), np.nan)
+    start = 0
+    for rows, move in reports:
+        start += len(rows.ess)
+        if move is not None:
+            moved[start - 1], acceptance[start - 1] = move.due, np.where(move.due, move.acceptance, np.nan)
+    row = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[r for r, _ in reports])
+    return Rows(row, evidence, moved, acceptance, tuple(m for _, m in reports if m is not None))

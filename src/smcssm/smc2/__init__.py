@@ -1,0 +1,1 @@
+"""SMC²: a population over hyperparameters, each particle with an inner filter."""

@@ -1,0 +1,87 @@
+"""Between observations: resampling, raising the tempering exponent, and how well a move has mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from smcssm.resampling import effective_sample_size, log_mean_weight, systematic
+from smcssm.smc2.step import SMC2, Population, fold_in, select, tempering_exponent, times
+
+
+@lru_cache(maxsize=512)
+def compiled(function: Callable[..., Any], smc: SMC2, *constants: Any) -> Callable[..., Any]:
+    """``function(smc, *constants, ...)`` compiled, once per configuration and shape."""
+    return jax.jit(partial(function, smc, *constants))
+
+
+def move_key(population: Population, rung: Any, sweep: Any) -> Array:
+    """The key of one sweep of a move at the current time; filters use counter 0 of the same time."""
+    return fold_in(population.key, population.t - 1, 1, rung, sweep)
+
+
+def gather(leaves: PyTree, ancestors: Int[Array, "s n"]) -> PyTree:
+    """Particles by number, series by series, in every ``[..., s, n]`` leaf."""
+
+    def one(a: Array) -> Array:
+        index = ancestors.reshape((1,) * (a.ndim - 2) + ancestors.shape)
+        return jnp.take_along_axis(a, index, axis=-1)
+
+    return jax.tree.map(one, leaves)
+
+
+def carried(population: Population) -> tuple:
+    """What belongs to a particle and moves with it, but for its weight."""
+    return population.z, population.params, population.belief, population.log_lik, population.pending
+
+
+def resample(smc: SMC2, population: Population, due: Bool[Array, " s"], rung: Int[Array, ""]) -> Population:
+    """Systematic resampling of the series that are due; their weights become equal."""
+    del smc
+    keys = fold_in(move_key(population, rung, 0), 1)
+    ancestors = jax.vmap(systematic)(keys, population.log_weight)
+    chosen = gather(carried(population), ancestors)
+    new = eqx.tree_at(lambda p: (*carried(p), p.log_weight), population, (*chosen, jnp.zeros_like(population.log_lik)))
+    return select(due, new, population)
+
+
+def climb(
+    smc: SMC2, population: Population, due: Bool[Array, " s"]
+) -> tuple[Population, Bool[Array, " s"]]:
+    """Raise phi as far as half of the ESS allows, towards 1.
+
+    Returns also which series need a move at the new phi: those that are not at 1 yet, or short of ESS there.
+    """
+    room = 1 - population.phi
+    part = tempering_exponent(population.log_weight, population.pending, jnp.where(room > 0, room, 1.0))
+    arrived = part >= room
+    weight = population.log_weight + times(part[:, None], population.pending)
+    gain = log_mean_weight(weight) - log_mean_weight(population.log_weight)
+    phi = jnp.where(arrived, 1.0, population.phi + part)
+    pending = jnp.where(arrived[:, None], 0.0, population.pending)
+    changed = (weight, population.log_evidence + gain, phi, pending)
+    new = eqx.tree_at(lambda p: (p.log_weight, p.log_evidence, p.phi, p.pending), population, changed)
+    new = select(due & (room > 0), new, population)
+    ess = effective_sample_size(new.log_weight)
+    short = ess < smc.ess_threshold * new.log_weight.shape[-1]
+    return new, due & ((new.phi < 1) | short)
+
+
+def mixing(
+    smc: SMC2, start: Float[Array, "z s n"], population: Population
+) -> tuple[Float[Array, " s"], Int[Array, " s"]]:
+    """Largest correlation of a component with its value at ``start``, and the number of distinct particles."""
+    del smc
+    z = population.z
+    a, b = start - jnp.mean(start, axis=-1, keepdims=True), z - jnp.mean(z, axis=-1, keepdims=True)
+    norm = jnp.sqrt(jnp.sum(a * a, axis=-1) * jnp.sum(b * b, axis=-1))
+    correlation = jnp.where(norm > 0, jnp.abs(jnp.sum(a * b, axis=-1)) / jnp.where(norm > 0, norm, 1.0), 1.0)
+    ordered = jnp.sort(z[0], axis=-1)
+    distinct = 1 + jnp.sum(ordered[:, 1:] != ordered[:, :-1], axis=-1)
+    return jnp.max(correlation, axis=0), distinct

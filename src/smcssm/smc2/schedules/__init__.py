@@ -1,0 +1,3 @@
+"""Schedules: when to move, and how much of a move to do in each step."""
+
+from smcssm.smc2.schedules.immediate import Immediate as Immediate

@@ -1,0 +1,54 @@
+"""An immutable view of an engine at one moment: what every read-out is a function of."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smcssm.core import Observation, at_each_particle
+from smcssm.smc2.adapt import compiled
+from smcssm.smc2.step import SMC2, Population
+
+
+class Snapshot(NamedTuple):
+    """The population (device arrays) and its configuration; independent runs lie on the series axis."""
+
+    smc: SMC2
+    population: Population
+    t: int
+    record: dict[str, np.ndarray] | None
+    data: Observation | None
+    last_move: Any
+
+    def weights(self) -> np.ndarray:
+        """Normalised weights ``[runs, n]``, each run summing to one."""
+        w = np.asarray(self.population.log_weight)
+        w = np.exp(w - w.max(axis=-1, keepdims=True))
+        return w / w.sum(axis=-1, keepdims=True)
+
+    def theta(self) -> dict[str, np.ndarray]:
+        """Every named quantity of the prior at the particles, ``[..., runs, n]``."""
+        with jax.enable_x64(True):
+            values = compiled(_constrain, self.smc)(self.population.z)
+            return {name: np.asarray(v) for name, v in values.items()}
+
+    def states(self) -> tuple[np.ndarray, np.ndarray]:
+        """Filtered mean and sd of every state at the particles, ``[x, runs, n]``."""
+        with jax.enable_x64(True):
+            mean, sd = compiled(_moments, self.smc)(self.population.belief)
+            return np.asarray(mean), np.asarray(sd)
+
+    def log_evidence(self) -> np.ndarray:
+        """log p(y_1:t) of each run."""
+        return np.asarray(self.population.log_evidence)
+
+
+def _constrain(smc: SMC2, z: Any) -> dict[str, jnp.ndarray]:
+    return at_each_particle(smc.prior.constrain)(z)
+
+
+def _moments(smc: SMC2, belief: Any) -> Any:
+    return smc.filter.moments(belief)
