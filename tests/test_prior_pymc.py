@@ -14,6 +14,7 @@ import pymc as pm
 import pytensor.tensor as pt
 import pytest
 from pymc.distributions.transforms import Interval, ordered
+from pytensor import config
 from pytensor.compile.mode import Mode
 from scipy import integrate, stats
 
@@ -39,6 +40,7 @@ def hierarchy():
     tau = pm.HalfNormal("tau", 1.0)
     effect = pm.Normal("effect", mu, tau, dims="group")
     pm.LogNormal("scale", effect.mean(), 0.5, dims=("group", "item"))
+    pm.Normal("slope", 0.0, tau, dims="group")
     pm.Deterministic("total", effect.sum())
     pm.Deterministic("twice", 2 * effect, dims="group")
 
@@ -125,7 +127,9 @@ def assert_law(values, law):
 
 
 def test_density_is_that_of_pymc(case):
-    oracle = case.model.compile_logp(mode=Mode(linker="py", optimizer="fast_compile"))
+    with config.change_flags(cast_policy="numpy+floatX"):  # otherwise PyMC computes log(2.0) in float32
+        twin = build(globals()[case.name])
+        oracle = twin.compile_logp(mode=Mode(linker="py", optimizer="fast_compile"))
     start = 0
     points = {}
     for variable, shape in zip(case.model.free_RVs, case.prior._sampler.z_shapes, strict=True):
@@ -142,11 +146,11 @@ def test_density_is_that_of_the_draws(case):
     alive = np.isfinite(case.log_weight)
     q = stats.multivariate_normal(case.z[:, alive].mean(axis=1), 0.4 * np.cov(case.z[:, alive]), seed=1)
     ratio = np.zeros(N)
-    ratio[alive] = np.exp(q.logpdf(case.z.T) + case.log_weight - case.density)[alive]
+    ratio[alive] = np.exp(q.logpdf(case.z[:, alive].T) + case.log_weight[alive] - case.density[alive])
     mass = 1 / 6 if case.name == "order" else 1.0  # of N(0, 1)^3 where it is ordered
     allowed = np.isfinite(case.log_prob(q.rvs(N).T)).mean()
     error = np.hypot(mass * ratio.std(), np.sqrt(allowed * (1 - allowed))) / np.sqrt(N)
-    assert error < 0.1
+    assert error < 0.2
     assert abs(mass * ratio.mean() - allowed) < 4 * error
 
 
@@ -174,13 +178,21 @@ def test_one_particle_is_one_of_many(case, x64):
 
 
 def test_names_and_shapes(case):
-    prior, theta = case.prior, constrain(case.prior, case.z[:, :2])
+    prior = case.prior
+    theta = prior.constrain(jnp.asarray(case.z[:, 0]))
     variables = [*case.model.free_RVs, *case.model.deterministics]
     assert prior.names == tuple(v.name for v in variables) == tuple(theta)
-    assert prior.shapes == tuple(value.shape[1:] for value in theta.values())
+    assert prior.shapes == tuple(value.shape for value in theta.values())
     assert case.z.shape == (prior.size, N)
     assert case.z.dtype == np.float64
     assert np.isfinite(case.z).all()
+
+
+def test_nothing_is_float32_in_float64(case, x64):
+    z = case.z[:, 0]
+    for function in (case.prior.log_prob, case.prior.constrain):
+        assert "f32" not in str(jax.make_jaxpr(function)(z))
+    assert "f32" not in str(jax.make_jaxpr(case.prior.unconstrain)(case.prior.constrain(jnp.asarray(z))))
 
 
 def test_float32(case):
@@ -243,6 +255,7 @@ def test_draws_follow_their_parents():
     for g in range(3):
         assert_law((draws["effect"][:, g] - draws["mu"]) / draws["tau"], stats.norm)
     scale = (np.log(draws["scale"]) - draws["effect"].mean(axis=1)[:, None, None]) / 0.5
+    assert_law(draws["slope"][:, 1] / draws["tau"], stats.norm)
     for g, i in np.ndindex(3, 2):
         assert_law(scale[:, g, i], stats.norm)
     assert np.abs(np.corrcoef(scale.reshape(N, 6).T) - np.eye(6)).max() < 4.5 / np.sqrt(N)
@@ -289,6 +302,22 @@ def test_a_transform_restricts_the_law():
     assert_law(draws["x"], stats.truncnorm(-1.0, 2.0))
 
 
+def test_draws_that_float64_rounds_to_the_boundary(x64):
+    with pm.Model() as model:
+        pm.Gamma("zero", 0.001, 1.0)
+        pm.Beta("ends", 0.01, 0.01)
+        pm.Dirichlet("corner", [0.01, 0.01, 0.01])
+    prior = as_prior(model)
+    z, _ = prior.sample(KEY, N)
+    assert np.isfinite(z).all()
+    assert np.isfinite(jax.vmap(prior.log_prob, in_axes=1)(z)).all()
+    draws = constrain(prior, z)
+    expected = stats.gamma(0.001).cdf(1e-200), stats.beta(0.01, 0.01).cdf(1e-9), 1 - stats.beta(0.01, 0.02).cdf(0.5)
+    seen = draws["zero"] < 1e-200, draws["ends"] < 1e-9, draws["corner"][:, 0] > 0.5
+    for p, event in zip(expected, seen, strict=True):
+        assert abs(event.mean() - p) < 4 * np.sqrt(p * (1 - p) / N)
+
+
 def test_potentials_weight_the_draws():
     z, log_weight = as_prior(build(potentials)).sample(KEY, 20 * N)
     estimate, error = np.exp(log_weight).mean(), np.exp(log_weight).std() / np.sqrt(20 * N)
@@ -319,7 +348,7 @@ def test_out_of_range_is_minus_infinity(x64):
 
 def test_draws_come_from_the_key_alone():
     model = build(hierarchy)
-    prior, state = as_prior(model), np.random.get_state()[1].copy()  # noqa: NPY002
+    prior, state = as_prior(model), np.random.get_state()  # noqa: NPY002
     generators = [v.owner.inputs[0].get_value().bit_generator.state for v in model.free_RVs]
     first, _ = prior.sample(KEY, 50)
     np.random.seed(3)  # noqa: NPY002
@@ -330,7 +359,11 @@ def test_draws_come_from_the_key_alone():
     assert prior.sample(KEY, 1)[0].shape == (prior.size, 1)
     after = [v.owner.inputs[0].get_value().bit_generator.state for v in model.free_RVs]
     assert after == generators  # the model's own are not used up
-    np.random.set_state(("MT19937", state))  # noqa: NPY002
+    np.random.set_state(state)  # noqa: NPY002
+
+
+def test_draws_are_batched_where_pytensor_can(case):
+    assert case.prior._sampler.batched == (case.name not in {"bounded", "sequences"})
 
 
 def test_draws_are_compiled_once(monkeypatch):
@@ -344,7 +377,8 @@ def test_draws_are_compiled_once(monkeypatch):
 
 def test_dims_and_coords():
     prior = as_prior(build(hierarchy))
-    assert prior.dims == {"effect": ("group",), "scale": ("group", "item"), "twice": ("group",)}
+    group = ("group",)
+    assert prior.dims == {"effect": group, "scale": ("group", "item"), "slope": group, "twice": group}
     assert prior.coords == {"group": ("a", "b", "c"), "item": (0, 1)}
     assert hash(prior) == hash(prior)
     assert jax.tree.leaves(prior) == []
@@ -384,10 +418,12 @@ def test_one_prior_for_one_model():
 
 def test_theta_must_fit():
     prior = as_prior(build(hierarchy))
-    with pytest.raises(ModelError, match=r"theta lacks effect, scale; expected mu, tau, effect, scale"):
+    with pytest.raises(ModelError, match=r"theta lacks effect, scale, slope; expected mu, tau, effect, scale, slope"):
         prior.unconstrain({"mu": jnp.zeros(()), "tau": jnp.ones(())})
     with pytest.raises(ModelError, match=r"theta\['tau'\] has shape \(2,\); expected \(\)"):
-        prior.unconstrain(dict(mu=jnp.zeros(()), tau=jnp.ones(2), effect=jnp.ones(3), scale=jnp.ones((3, 2))))
+        prior.unconstrain(
+            dict(mu=jnp.zeros(()), tau=jnp.ones(2), effect=jnp.ones(3), scale=jnp.ones((3, 2)), slope=jnp.ones(3))
+        )
 
 
 def observed():
@@ -445,8 +481,12 @@ def negative_scale():
     pm.Normal("x", 0.0, pm.Normal("scale", 1.0, 1.0))
 
 
+def narrow():
+    pm.Uniform("u", 1.0, 1.0 + 4e-16)
+
+
 def vague():
-    pm.Gamma("precision", 0.001, 0.001)
+    pm.InverseGamma("variance", 0.001, 0.001)
 
 
 def not_a_number():
@@ -463,7 +503,8 @@ def never_ordered():
 
 BAD_DRAWS = {
     negative_scale: "a draw failed: .*scale.* Do its parameters stay in range",
-    vague: r"[0-9]+ of 1000 draws of precision were rounded to the boundary",
+    narrow: r"[0-9]+ of 1000 draws of u lie on the boundary of its support",
+    vague: r"[0-9]+ of 1000 draws of variance are not finite",
     not_a_number: r"[0-9]+ of 1000 draws of y are not finite",
     bad_potential: "the Potentials are NaN",
     never_ordered: r"domain of the transform of cuts \(0 of 200000\)",

@@ -1,11 +1,36 @@
 """Online Bayesian state-space models: the joint posterior of hyperparameters and states, after every observation."""
 
-from smcssm import errors as errors
-from smcssm import filters as filters
-from smcssm import models as models
-from smcssm import moves as moves
-from smcssm import priors as priors
-from smcssm import schedules as schedules
-from smcssm.core import Status as Status
-from smcssm.engine import Engine as Engine
-from smcssm.schedules import Immediate as Immediate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from smcssm import errors as errors
+    from smcssm import filters as filters
+    from smcssm import models as models
+    from smcssm import moves as moves
+    from smcssm import priors as priors
+    from smcssm import schedules as schedules
+    from smcssm.core import Status as Status
+    from smcssm.engine import Engine as Engine
+    from smcssm.schedules import Immediate as Immediate
+else:
+    # The same names, loaded when first used (PEP 562): `smcssm --help` need not wait for JAX. Where each one lives:
+    # tests/test_cli.py holds this list and the one above together.
+    _HOME = {
+        **dict.fromkeys(("errors", "filters", "models", "moves", "priors", "schedules"), ""),
+        "Status": "core",
+        "Engine": "engine",
+        "Immediate": "schedules",
+    }
+
+    def __getattr__(name):
+        if name not in _HOME:
+            raise AttributeError(f"module 'smcssm' has no attribute {name!r}")
+        import importlib
+
+        if _HOME[name] == "":
+            return importlib.import_module(f"smcssm.{name}")
+        value = globals()[name] = getattr(importlib.import_module(f"smcssm.{_HOME[name]}"), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_HOME})

@@ -72,6 +72,7 @@ class Engine:
         self._seed = seed
         self._runtime = Runtime(smc, runs, n_particles, seed)
         self._ring = None if record is None else Ring(record)
+        self._told: set[str] = set()
 
     def __repr__(self) -> str:
         names = ", ".join(self.model.names)
@@ -148,7 +149,8 @@ class Engine:
             infos, quantiles = _over_runs(rows, state.clock.taken, ny)
             if self._ring is not None:
                 y = np.where(block.mask[..., 0], block.y[..., 0], np.nan)
-                self._ring.append({**vars(infos), "y": y, "quantiles": quantiles})
+                least = rows.row.ess.min(axis=-1)
+                self._ring.append({**vars(infos), "y": y, "least_ess": least, "quantiles": quantiles})
         return infos
 
     def snapshot(self) -> Snapshot:
@@ -156,7 +158,9 @@ class Engine:
         with self._runtime.lock:
             state = self._runtime.state
             record = None if self._ring is None else self._ring.columns()
-            return Snapshot(self._runtime.smc, state.population, state.clock.taken, record, None, state.last_move)
+            history = self._runtime.history
+            data = history.rows() if len(history) else None
+            return Snapshot(self._runtime.smc, state.population, state.clock.taken, record, data, state.last_move)
 
     def summary(self) -> pd.DataFrame:
         """The posterior of the hyperparameters: mean, sd, q05, q50, q95, mcse."""
@@ -184,6 +188,19 @@ class Engine:
             )
             return readout.forecast(self.snapshot(), future, quantiles)
 
+    @property
+    def record(self) -> xr.Dataset:
+        """The last steps, by time: forecasts, PIT, effective sample sizes, moves, quantiles of the hyperparameters."""
+        return readout.record(self.snapshot())
+
+    def diagnose(self) -> readout.Diagnosis:
+        """One verdict per item, with its remedy; warns of each failed item once."""
+        return readout.diagnose(self.snapshot()).warn(self._told)
+
+    def to_arviz(self, draws: int = 1000, seed: int = 0) -> xr.DataTree:
+        """Everything as an ``xarray.DataTree`` for ArviZ: posterior, prior, data, one-step forecasts."""
+        return readout.to_arviz(self.snapshot(), draws, seed)
+
     def warmup(self) -> None:
         """Compile everything a stream needs, so that no later step waits for the compiler."""
         self._runtime.warmup()
@@ -195,6 +212,7 @@ class Engine:
             new._seed = self._seed if seed is None else seed
             new._runtime = self._runtime.copy(seed)
             new._ring = None if self._ring is None else self._ring.copy()
+            new._told = set(self._told)
         return new
 
     def reset(self) -> None:
@@ -202,6 +220,7 @@ class Engine:
         with self._runtime.lock:
             self._runtime.reset(self._seed)
             self._ring = None if self._ring is None else Ring(self._ring.capacity)
+            self._told = set()
 
 
 def _log_mean(log_values: np.ndarray) -> Any:

@@ -1,19 +1,32 @@
-"""Predict, update and likelihood for a whole population in Cholesky form.
+"""Predict, update and likelihood for a whole population in square-root form (Kailath, Sayed & Hassibi 2000, ch. 12).
 
-Singular chol_Q, chol_R and chol_P0 are legal; the innovation covariance must be positive definite, and a particle
-where it is not gets log-likelihood -inf. Small systems are written out in scalars, larger ones work on whole columns.
+    predict    [F L | chol_Q]             ->  [L_p | 0]
+    update     [chol_R  H L_p]                [S_c   0 ]
+               [  0       L_p]            ->  [ K    L ]      w = S_c^-1 (y - H m - d),  m <- m + K w
+
+both by ``linalg.panels``, which skips known zeros and takes one channel after the other. A missing channel is made an
+independent N(0, 1). Singular chol_Q, chol_R and chol_P0 are legal, and none of the square roots of a system need be
+triangular; the innovation covariance must be positive definite, and a particle where it is not gets log-likelihood
+-inf, the others being unaffected. Derivatives are finite at factors of any rank.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from smcssm.core import Matrix, System
 from smcssm.gaussian import Gaussian
-from smcssm.kalman import unrolled
 from smcssm.linalg import rows, stack, vector
+from smcssm.linalg.entries import Entry, Rows, dot, is_zero, matvec, multiply
+from smcssm.linalg.panels import Column, Panel, fence, panels, spread, triangular_columns
+
+WIDTH = 7  # columns of a dense F L computed together; the first ones need every column of F, the last ones few
+TOLERANCE = 16  # a conditional innovation sd below this many rounding errors of the marginal one counts as zero
 
 
 class Innovation(NamedTuple):
@@ -25,11 +38,16 @@ class Innovation(NamedTuple):
     positive: Bool[Array, "s n"]
 
 
+class _Belief(NamedTuple):
+    """Mean, and columns of the lower-triangular factor from the diagonal downwards: the ends of [x, s, n]."""
+
+    m: Float[Array, "x s n"]
+    L: list[Float[Array, "_ s n"]]
+
+
 def predict(belief: Gaussian, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Float[Array, "s 1"]) -> Gaussian:
     """x' = F x + c + chol_Q e over dt > 0; the identity over dt = 0."""
-    m, L = _entries(belief)
-    m, L = unrolled.predict(m, L, rows(F), vector(c), rows(chol_Q), dt == 0)
-    return _gaussian(m, L, belief)
+    return _close(_predict(belief, F, c, chol_Q, dt))
 
 
 def update(
@@ -41,9 +59,8 @@ def update(
     mask: Bool[Array, "y s 1"],
 ) -> tuple[Gaussian, Innovation]:
     """Condition on y = H x + d + chol_R n, channels with mask False left out."""
-    m, L = _entries(belief)
-    m, L, moments = unrolled.update(m, L, rows(H), vector(d), rows(chol_R), y, mask)
-    return _gaussian(m, L, belief), _innovation(moments, belief)
+    after, innovation = _update(_open(belief), rows(H), vector(d), rows(chol_R), y, mask)
+    return _close(after), innovation
 
 
 def step(
@@ -54,26 +71,125 @@ def step(
     dt: Float[Array, "s 1"],
 ) -> tuple[Gaussian, Innovation]:
     """Predict, then update."""
-    m, L = _entries(belief)
-    m, L = unrolled.predict(m, L, rows(system.F), vector(system.c), rows(system.chol_Q), dt == 0)
-    m, L, moments = unrolled.update(m, L, rows(system.H), vector(system.d), rows(system.chol_R), y, mask)
-    return _gaussian(m, L, belief), _innovation(moments, belief)
+    before = _predict(belief, system.F, system.c, system.chol_Q, dt)
+    after, innovation = _update(before, rows(system.H), vector(system.d), rows(system.chol_R), y, mask)
+    return _close(after), innovation
 
 
-def _entries(belief: Gaussian) -> tuple[list, list[list]]:
-    nx = belief.mean.shape[0]
-    return list(belief.mean), [[belief.chol[i, j] if j <= i else 0.0 for j in range(nx)] for i in range(nx)]
+def _open(belief: Gaussian) -> _Belief:
+    return _Belief(belief.mean, [belief.chol[j:, j] for j in range(len(belief.mean))])
 
 
-def _gaussian(m: list, L: list[list], like: Gaussian) -> Gaussian:
-    return Gaussian(stack(m, like.mean[0]), stack(L, like.mean[0]))
+def _close(belief: _Belief) -> Gaussian:
+    n = len(belief.m)
+    columns = [spread(column, range(j, n), range(n)) for j, column in enumerate(belief.L)]
+    return Gaussian(belief.m, jnp.stack(columns, axis=1))
 
 
-def _innovation(moments: unrolled.Moments, like: Gaussian) -> Innovation:
-    one = like.mean[0]
-    return Innovation(
-        stack(moments.log_lik, one),
-        stack(moments.mean, one),
-        stack(moments.sd, one),
-        stack(moments.positive, one) > 0,
-    )
+def _predict(belief: Gaussian, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Array) -> _Belief:
+    m, L, like = belief.mean, belief.chol, belief.mean[0]
+    if isinstance(F, jax.Array) and F.ndim > 2:
+        mean, FL = _dense(F, m[:, None])[:, 0], _dense_factor(F, L)
+    else:
+        mean, FL = stack(matvec(rows(F), list(m)), like), _sparse_factor(rows(F), L)
+    mean = mean + stack(vector(c), like)
+    columns = triangular_columns([*panels(rows(chol_Q), like), *FL], len(m))
+    stays = (dt == 0)[None]
+    chol = [jnp.where(stays, L[j:, j], _from(j, column, len(m), like)) for j, column in enumerate(columns)]
+    return _Belief(*fence((jnp.where(stays, m, mean), chol)))
+
+
+def _dense(F: Array, X: Array, first: int = 0) -> Array:
+    """F X, where rows of X before ``first`` are zero. Column by column of F: what XLA makes the fastest loop of."""
+    total = F[:, first][:, None] * X[first][None]
+    for k in range(first + 1, len(X)):
+        total = total + F[:, k][:, None] * X[k][None]
+    return fence(total)
+
+
+def _dense_factor(F: Array, L: Array) -> list[Panel]:
+    n = len(L)
+    return [Panel(tuple(range(n)), _dense(F, L[:, j : j + WIDTH], j)) for j in range(0, n, WIDTH)]
+
+
+def _sparse_factor(F: Rows, L: Array) -> list[Panel]:
+    """F L row by row, known zeros of F skipped: row i has as many entries as L has in the last row that it takes."""
+    used = [[k for k, f in enumerate(row) if not is_zero(f)] for row in F]
+    product: list[Array | None] = []
+    for row, ks in zip(F, used, strict=True):
+        terms = [_times(row[k], L[k, : ks[-1] + 1]) for k in ks]
+        product.append(fence(sum(terms[1:], terms[0])) if terms else None)
+    out, n = [], len(L)
+    starts = sorted({0, *(ks[-1] + 1 for ks in used if ks)} - {n})
+    for start, stop in zip(starts, [*starts[1:], n], strict=True):
+        filled = tuple(i for i, ks in enumerate(used) if ks and ks[-1] >= start)
+        if filled:
+            out.append(Panel(filled, fence(jnp.stack([product[i][start:stop] for i in filled]))))
+    return out
+
+
+def _times(f: Entry, x: Array) -> Array:
+    return multiply(f[None] if jnp.ndim(f) else f, x)
+
+
+def _from(first: int, column: Column | None, stop: int, like: Array) -> Array:
+    """Entries ``first`` to ``stop`` of a column of a triangular matrix."""
+    if column is None:
+        return jnp.zeros((stop - first, *like.shape), like.dtype)
+    values = jnp.concatenate([column.head[None], column.tail])
+    return spread(values, column.rows, range(first, stop))
+
+
+def _update(
+    belief: _Belief, H: Rows, d: list[Entry], chol_R: Rows, y: Array, mask: Array
+) -> tuple[_Belief, Innovation]:
+    m, L = belief
+    n, ny, like = len(m), len(H), m[0]
+    mean = fence(stack(matvec(H, list(m)), like) + stack(vector(d), like))
+    HL = [[dot(h[j:], list(column)) for j, column in enumerate(L)] for h in H]
+    sd = fence(jnp.sqrt(stack([dot(f, f) + dot(r, r) for f, r in zip(HL, chol_R, strict=True)], like)))
+    columns = triangular_columns(_array(HL, L, chol_R, mask, like), ny + n)
+
+    log_lik = -0.5 * math.log(2 * math.pi) * jnp.sum(mask, axis=0)
+    joint, positive = jnp.concatenate([mean, m]), jnp.ones(like.shape, bool)
+    for i, noisy in enumerate(_surely_noisy(chol_R)):
+        column = columns[i]
+        s = jnp.abs(column.head)
+        singular = (s <= TOLERANCE * jnp.finfo(s.dtype).eps * sd[i]) & ~noisy & mask[i]
+        s = jnp.where(singular, 1.0, column.head)
+        w = jnp.where(mask[i], y[i] - joint[i], 0.0) / s
+        log_lik = log_lik - 0.5 * w * w - jnp.log(jnp.abs(s))
+        joint = joint + spread(column.tail, column.rows[1:], range(ny + n)) * w[None]
+        positive = positive & ~singular
+    chol = [_from(ny + j, column, ny + n, like) for j, column in enumerate(columns[ny:])]
+    log_lik = jnp.where(positive, log_lik, -jnp.inf)
+    return _Belief(joint[ny:], chol), Innovation(log_lik, mean, sd, positive)
+
+
+def _array(HL: Rows, L: list[Array], chol_R: Rows, mask: Array, like: Array) -> list[Panel]:
+    """The columns of the array above, rows of missing channels emptied but for a 1 in a column of their own.
+
+    Independent noise has that column for itself already.
+    """
+    n, ny = len(L), len(HL)
+    seen = [[0.0 if is_zero(e) else jnp.where(mask[i], e, 0.0) for e in HL[i]] for i in range(ny)]
+    if all(is_zero(chol_R[i][j]) for i in range(ny) for j in range(len(chol_R[i])) if i != j):
+        noise = [[jnp.where(mask[i], chol_R[i][j], 1.0) if i == j else 0.0 for j in range(ny)] for i in range(ny)]
+    else:
+        unit = [[jnp.where(mask[i], 0.0, 1.0) if i == j else 0.0 for j in range(ny)] for i in range(ny)]
+        noise = [unit[i] + [0.0 if is_zero(r) else jnp.where(mask[i], r, 0.0) for r in chol_R[i]] for i in range(ny)]
+    out = [p for column in zip(*noise, strict=True) for p in panels([[e] for e in column], like)]
+    for j, column in enumerate(L):
+        state = Panel(tuple(range(ny + j, ny + n)), column[:, None])
+        top = panels([[row[j]] for row in seen], like)
+        out.append(Panel(top[0].rows + state.rows, jnp.concatenate([top[0].values, state.values])) if top else state)
+    return out
+
+
+def _surely_noisy(chol_R: Rows) -> list[Array | bool]:
+    """Channels with noise of their own whatever the earlier ones say: S cannot be singular there, however small it is.
+
+    Told from the diagonal of a chol_R known to be lower triangular up to that row.
+    """
+    lower = [all(is_zero(r) for i in range(k + 1) for r in chol_R[i][i + 1 :]) for k in range(len(chol_R))]
+    return [jnp.asarray(row[k]) != 0 if lower[k] else jnp.asarray(False) for k, row in enumerate(chol_R)]

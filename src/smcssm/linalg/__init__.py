@@ -1,8 +1,7 @@
 """Small linear algebra over populations: the particle axis last, structural zeros and ones for nothing."""
 
 from smcssm.linalg.entries import matvec as matvec
-from smcssm.linalg.entries import product as product
 from smcssm.linalg.entries import rows as rows
 from smcssm.linalg.entries import stack as stack
-from smcssm.linalg.entries import triangularise as triangularise
 from smcssm.linalg.entries import vector as vector
+from smcssm.linalg.panels import triangularise as triangularise

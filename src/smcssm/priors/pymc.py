@@ -24,7 +24,8 @@ from pytensor.graph.replace import graph_replace
 
 from smcssm.core import AbstractPrior, Theta
 from smcssm.errors import ModelError
-from smcssm.priors.graphs import JaxProgram, Sampler, reason, unconstrained
+from smcssm.priors.draws import Sampler, reason, unconstrained
+from smcssm.priors.graphs import JaxProgram
 
 _BATCHES = 200  # at most, of draws, to find those inside the domain of the transforms
 
@@ -142,6 +143,7 @@ class PyMC(AbstractPrior):
         return jnp.concatenate([jnp.ravel(part) for part in parts]).astype(dtype)
 
     def _split(self, z: Float[Array, " z"]) -> list[Array]:
+        z = z.astype(float)  # where 64 bits are enabled, they are used: PyMC's formulas want them
         shapes = self._sampler.z_shapes
         cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         return [part.reshape(shape) for part, shape in zip(jnp.split(z, cuts), shapes, strict=True)]

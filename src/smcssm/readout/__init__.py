@@ -1,5 +1,9 @@
 """Read-outs: functions of a snapshot. None of them changes what the engine does next."""
 
+from smcssm.readout.diagnose import Diagnosis as Diagnosis
+from smcssm.readout.diagnose import diagnose as diagnose
+from smcssm.readout.export import record as record
+from smcssm.readout.export import to_arviz as to_arviz
 from smcssm.readout.forecast import forecast as forecast
 from smcssm.readout.posterior import posterior as posterior
 from smcssm.readout.state import state as state

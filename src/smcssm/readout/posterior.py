@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from smcssm.core import AbstractPrior
 from smcssm.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -17,12 +18,16 @@ def posterior(snapshot: Snapshot, draws: int = 1000, seed: int = 0) -> xr.Datase
 
     Systematic resampling, shuffled: neighbouring draws are not copies of one particle.
     """
+    chosen = resampled(snapshot.weights(), draws, np.random.default_rng(seed))
+    return as_draws(snapshot.smc.prior, snapshot.theta(), chosen)
+
+
+def as_draws(prior: AbstractPrior, theta: dict[str, np.ndarray], chosen: np.ndarray) -> xr.Dataset:
+    """Chosen particles ``[runs, draws]`` of named quantities ``[..., runs, n]``, dims (chain, draw, ...)."""
     import xarray as xr
 
-    chosen = resampled(snapshot.weights(), draws, np.random.default_rng(seed))
-    prior = snapshot.smc.prior
-    out = {}
-    for name, values in snapshot.theta().items():
+    draws, out = chosen.shape[1], {}
+    for name, values in theta.items():
         picked = np.take_along_axis(values, chosen.reshape((1,) * (values.ndim - 2) + chosen.shape), axis=-1)
         dims = prior.dims.get(name) or tuple(f"{name}_dim_{i}" for i in range(values.ndim - 2))
         out[name] = (("chain", "draw", *dims), np.moveaxis(picked, (-2, -1), (0, 1)))

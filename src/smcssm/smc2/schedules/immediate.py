@@ -51,6 +51,7 @@ class Immediate(AbstractSchedule):
 
     tempering: bool = True
     max_sweeps: int = 30
+    decorrelated: float = 0.1
     max_rungs: int = 200
 
     def init(self, smc: SMC2, population: Population) -> PyTree[Array]:
@@ -102,7 +103,7 @@ class Immediate(AbstractSchedule):
                 correlation=np.where(due, correlation, report.correlation),
                 distinct=np.where(due, distinct, report.distinct),
             )
-            if np.max(correlation[due]) < max(0.1, 3 / n**0.5):
+            if np.max(correlation[due]) < max(self.decorrelated, 3 / n**0.5 * (self.decorrelated>0)):
                 return population, report
         return population, report._replace(status=np.where(due, Status.SLOW_MIXING, report.status))
 

@@ -1,0 +1,102 @@
+"""The command line: ``smcssm demo``, ``smcssm stream``, ``smcssm models``.
+
+Only typer is imported here; everything else when a command runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(
+    help="Online Bayesian state-space models.", no_args_is_help=True, pretty_exceptions_show_locals=False
+)
+
+
+@app.command()
+def demo(
+    fast: Annotated[bool, typer.Option("--fast", help="A few days of the buoy instead of months.")] = False,
+    output: Annotated[
+        Path, typer.Option(help="Folder for the figures and the ArviZ files.", file_okay=False)
+    ] = Path("smcssm-demo"),
+) -> None:
+    """Stream two real series through an engine; print what was learned, draw it and save it."""
+    try:
+        from smcssm.demo import run
+    except ModuleNotFoundError as error:
+        raise _failed(f"the demo needs {error.name}: pip install 'smcssm\\[demo]'", 1) from None
+    run(output, fast=fast)
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this one.")] = None,
+) -> None:
+    """List the models and components that --model understands: hyperparameters, states, units."""
+    from smcssm.cli.catalogue import show
+    from smcssm.errors import SmcssmError
+
+    try:
+        show(name)
+    except SmcssmError as error:
+        raise _failed(str(error), 2) from None
+
+
+@app.command()
+def stream(  # noqa: PLR0913
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE|-", exists=True, dir_okay=False, allow_dash=True, help="- is stdin.")
+    ],
+    model: Annotated[str, typer.Option(help='A name, or a sum: "level+seasonal:12+noise"; see `smcssm models`.')],
+    column: Annotated[list[str], typer.Option(help="Column of the observations; once per channel of the model.")],
+    time: Annotated[
+        str | None, typer.Option(help="Column of the times: numbers or ISO 8601. Steps left out become missing values.")
+    ] = None,
+    format: Annotated[
+        Literal["auto", "csv", "jsonl"], typer.Option(help="auto: by the file's suffix, else by the first line.")
+    ] = "auto",
+    on_error: Annotated[
+        Literal["skip", "missing", "fail"],
+        typer.Option(help="A line that cannot be taken: leave it out, count it as a missing value, or stop (exit 1)."),
+    ] = "skip",
+    scale: Annotated[
+        float | None,
+        typer.Option(help="How much the data vary, for the prior; default: the sd of the first 20 values, held back."),
+    ] = None,
+    initial_mean: Annotated[
+        float | None, typer.Option(help="Of the level at the first observation; default: the first value.")
+    ] = None,
+    initial_sd: Annotated[float | None, typer.Option(help="Its standard deviation; default: the scale.")] = None,
+    particles: Annotated[int, typer.Option(help="Number of hyperparameter particles.", min=2)] = 1000,
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+) -> None:
+    """Feed a CSV or JSON-lines stream to an engine: one JSON line out per observation, as soon as it is in.
+
+    Empty cells, nan, na, none and null are missing values: time passes, nothing is observed. Lines that cannot be
+    taken, and a summary at the end, go to stderr.
+    """
+    from smcssm.cli.rows import Columns
+    from smcssm.cli.stream import Session, Settings
+    from smcssm.errors import SmcssmError
+
+    settings = Settings(model, Columns(tuple(column), time), on_error, scale, initial_mean, initial_sd, particles, seed)
+    try:
+        code = Session(settings).run(file, format)
+    except SmcssmError as error:
+        raise _failed(str(error), 2) from None
+    raise typer.Exit(code)
+
+
+def _failed(message: str, code: int) -> typer.Exit:
+    """Say why on stderr."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {message}")
+    return typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,5 @@
+"""``python -m smcssm.cli``."""
+
+from smcssm.cli import main
+
+main()

@@ -1,0 +1,348 @@
+"""Pictures of an engine: forecasts, hyperparameters over time, moves, calibration. Matplotlib is loaded when used.
+
+Everything comes from the engine's record, so a picture goes back as far as the record does. Each function returns a
+matplotlib figure; ``axes`` are axes of your own to draw into, one for each panel. ``index`` gives the time axis other
+labels than 1, 2, ...: numbers or datetimes, one for each observation since the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smcssm.engine import Engine
+from smcssm.errors import InputError
+from smcssm.readout.diagnose import uniformity
+from smcssm.readout.prior import prior as prior_draws
+from smcssm.readout.summary import labels, weighted_quantiles
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito: told apart by colour-blind readers, and in grey
+_DATA, _PAST, _AHEAD, _MARK, _FAINT = "#222222", "#0072B2", "#D55E00", "#D55E00", "#767676"
+_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+_Z95 = 1.6448536269514722
+_FEW = 400  # observations, up to which each one gets a mark that can be seen
+
+
+def forecast_fan(
+    engine: Engine,
+    last: int | None = None,
+    h: int = 12,
+    channel: str | int | None = None,
+    *,
+    inputs: Any = None,
+    index: Any = None,
+    axes: Any = None,
+) -> Figure:
+    """Data, the one-step forecasts they met (mean, and 90% as of a normal law), and the fan of the next h (50%, 90%).
+
+    Args:
+        engine: with a record.
+        last: only so many of the last observations; all that are on record by default.
+        h: how far to forecast; 0 for not at all.
+        channel: name or number of one channel; all of them by default, a panel each.
+        inputs: h rows of future inputs, for a model that reads inputs.
+        index: labels of the observations, or of the observations and the h forecasts.
+        axes: as many as there are channels to be drawn.
+    """
+    steps = _recorded(engine, last)
+    numbers = _channels(engine, channel)
+    x, ahead_x = _times(engine, steps, index, h)
+    figure, panels = _panels(axes, len(numbers), height=3.4)
+    ahead = engine.forecast(h, inputs=inputs, quantiles=_LEVELS) if h else None
+    for ax, i in zip(panels, numbers, strict=True):
+        _past(ax, x, steps, i)
+        if ahead is not None:
+            _fan(ax, ahead_x, ahead["quantiles"].values[:, i])
+        _limit(ax, steps, i, ahead)
+        ax.set_ylabel(engine.model.channel_names[i])
+    _legend(panels[0])
+    _time_axis(panels, x, index)
+    return figure
+
+
+def _past(ax: Axes, x: np.ndarray, steps: xr.Dataset, i: int) -> None:
+    mean, sd = steps["predictive_mean"].values[:, i], steps["predictive_sd"].values[:, i]
+    few, y = len(x) <= _FEW, steps["y"].values[:, i]
+    ax.plot(x, y, ls="", marker="o", ms=3.2 if few else 1.6, mew=0, color=_DATA, zorder=3, label="data")
+    ax.plot(x, mean, color=_PAST, lw=1.4 if few else 0.7, label="one-step forecast: mean")
+    ax.fill_between(x, mean - _Z95 * sd, mean + _Z95 * sd, color=_PAST, alpha=0.22, lw=0, label="90%")
+
+
+def _fan(ax: Axes, x: np.ndarray, q: np.ndarray) -> None:
+    """Quantiles ``[h, 5]`` as nested bands around the median."""
+    marker = "o" if len(x) == 1 else None
+    ax.plot(x, q[:, 2], color=_AHEAD, lw=1.6, marker=marker, ms=4, label="forecast ahead: median")
+    if len(x) == 1:  # a band has no width
+        ax.vlines(x, q[:, 1], q[:, 3], color=_AHEAD, lw=5, alpha=0.5, label="50%")
+        ax.vlines(x, q[:, 0], q[:, 4], color=_AHEAD, lw=2, alpha=0.5, label="90%")
+    else:
+        ax.fill_between(x, q[:, 1], q[:, 3], color=_AHEAD, alpha=0.4, lw=0, label="50%")
+        ax.fill_between(x, q[:, 0], q[:, 4], color=_AHEAD, alpha=0.22, lw=0, label="90%")
+
+
+def _limit(ax: Axes, steps: xr.Dataset, i: int, ahead: xr.Dataset | None) -> None:
+    """Show all data and the fan; a vague forecast at the start may leave the panel."""
+    mean, sd = steps["predictive_mean"].values[:, i], steps["predictive_sd"].values[:, i]
+    usual = sd <= 3 * np.median(sd)
+    seen = [steps["y"].values[:, i], (mean - _Z95 * sd)[usual], (mean + _Z95 * sd)[usual]]
+    if ahead is not None:
+        seen.append(ahead["quantiles"].values[:, i].ravel())
+    _fit(ax, np.concatenate(seen))
+
+
+def hyperparameters(engine: Engine, last: int | None = None, *, index: Any = None, axes: Any = None) -> Figure:
+    """Median and 90% interval of every hyperparameter after each observation; the prior's at the left edge, in grey.
+
+    Args:
+        engine: with a record.
+        last: only so many of the last observations.
+        index: labels of the observations.
+        axes: as many as there are hyperparameters, vectors counted by entry.
+    """
+    steps = _recorded(engine, last)
+    x, _ = _times(engine, steps, index, 0)
+    names = [str(name) for name in steps["hyperparameter"].values]
+    columns = 1 if len(names) < 4 else 2
+    figure, panels = _panels(axes, len(names), height=2.3, columns=columns)
+    before = _prior_quantiles(engine)
+    for ax, name, q in zip(panels, names, np.moveaxis(steps["quantiles"].values, 1, 0), strict=True):
+        ax.plot(x, q[:, 1], color=_PAST, lw=1.6, marker="o" if len(x) == 1 else None, label="median")
+        ax.fill_between(x, q[:, 0], q[:, 2], color=_PAST, alpha=0.25, lw=0, label="90%")
+        _prior_bar(ax, before[name])
+        _fit(ax, q[len(q) // 20 :] if len(q) > 20 else np.append(q, before[name]))  # the start may leave the panel
+        ax.set_ylabel(name)
+        low, _, high = before[name]
+        ax.set_title(f"prior 90%: {low:.3g} to {high:.3g}", loc="right", fontsize="small", color=_FAINT)
+    _legend(panels[0])
+    _time_axis(panels, x, index, columns)
+    return figure
+
+
+def _prior_quantiles(engine: Engine) -> dict[str, np.ndarray]:
+    """5, 50 and 95% of every hyperparameter entry under the prior."""
+    snapshot = engine.snapshot()
+    theta, w = prior_draws(snapshot)
+    flat, levels = (w / len(w)).ravel(), np.array([0.05, 0.5, 0.95])
+    return {
+        label: weighted_quantiles(theta[name][entry].ravel(), flat, levels)
+        for name in engine.model.names
+        for label, entry in labels(engine.prior, name, theta[name].shape[:-2])
+    }
+
+
+def _prior_bar(ax: Axes, q: np.ndarray) -> None:
+    """The prior's interval and median in the left margin: data units upwards, axes units sideways."""
+    up = {"transform": ax.get_yaxis_transform(), "solid_capstyle": "butt", "scalex": False}
+    ax.plot([0.009, 0.009], [q[0], q[2]], color=_FAINT, lw=6, alpha=0.5, label="prior", **up)
+    ax.plot([0.002, 0.016], [q[1], q[1]], color=_DATA, lw=2, **up)
+
+
+def moves(engine: Engine, last: int | None = None, *, index: Any = None, axes: Any = None) -> Figure:
+    """The effective sample size after each observation and before the move it calls for, and how moves were accepted.
+
+    With several runs the effective sample size is that of the worst run.
+
+    Args:
+        engine: with a record.
+        last: only so many of the last observations.
+        index: labels of the observations.
+        axes: two.
+    """
+    steps = _recorded(engine, last)
+    x, _ = _times(engine, steps, index, 0)
+    figure, panels = _panels(axes, 2, height=2.5)
+    above, below = panels
+    snapshot = engine.snapshot()
+    runs, n = snapshot.population.log_weight.shape
+    ess, moved = steps["least_ess"].values, steps["moved"].values
+    above.plot(x, ess, color=_PAST, lw=1.2 if len(x) <= _FEW else 0.8, label="effective sample size")
+    size = 6 if moved.sum() <= 20 else 4
+    above.plot(x[moved], ess[moved], ls="", marker="v", ms=size, color=_MARK, label="moved")
+    above.axhline(snapshot.smc.ess_threshold * n, color=_FAINT, ls="--", lw=1, label="threshold")
+    above.axhline(10 * engine.prior.size, color=_FAINT, ls=":", lw=1.2, label="least for a move")
+    above.set_ylim(0, 1.05 * n)
+    above.set_ylabel(f"ESS of {n}" + (", worst run" if runs > 1 else ""))
+    below.vlines(x[moved], 0, steps["acceptance"].values[moved], color=_MARK, lw=1.2)
+    below.plot(x[moved], steps["acceptance"].values[moved], ls="", marker="o", ms=size, color=_MARK)
+    below.set_ylim(0, 1)
+    below.set_ylabel("acceptance")
+    _legend(above)
+    _time_axis(panels, x, index)
+    return figure
+
+
+def pit_histogram(
+    engine: Engine,
+    last: int | None = None,
+    bins: int | None = None,
+    channel: str | int | None = None,
+    *,
+    axes: Any = None,
+) -> Figure:
+    """PIT values of the one-step forecasts: flat where they are calibrated, U where too narrow, a hump where too wide.
+
+    The band holds 95% of the counts of a bar if the values are independent and uniform.
+
+    Args:
+        engine: with a record.
+        last: only so many of the last observations.
+        bins: how many bars; by the number of observations by default.
+        channel: name or number of one channel; all of them by default.
+        axes: as many as there are channels to be drawn.
+    """
+    from scipy import stats
+
+    steps, numbers = _recorded(engine, last), _channels(engine, channel)
+    figure, panels = _panels(axes, len(numbers), height=2.8, share=False)
+    for ax, i in zip(panels, numbers, strict=True):
+        pit = steps["pit"].values[:, i]
+        pit = pit[~np.isnan(pit)]
+        k = int(np.clip(len(pit) // 10, 5, 20)) if bins is None else bins
+        low, high = stats.binom.ppf([0.025, 0.975], len(pit), 1 / k)
+        ax.hist(pit, np.linspace(0, 1, k + 1), color=_PAST, alpha=0.55, edgecolor="white", lw=0.8)
+        ax.axhspan(low, high, color=_FAINT, alpha=0.25, lw=0, label="95% of uniform counts")
+        ax.axhline(len(pit) / k, color=_DATA, lw=1, ls="--", label="expected")
+        ax.set_xlim(0, 1)
+        ax.set_ylim(0, 1.1 * max(high, *(bar.get_height() for bar in ax.patches[:k]), 1))
+        name = f", {engine.model.channel_names[i]}" if len(engine.model.channel_names) > 1 else ""
+        ax.set_ylabel(f"count{name}")
+        p = f", Kolmogorov-Smirnov p = {uniformity(pit):.2g}" if len(pit) else ""
+        ax.set_title(f"{len(pit)} values{p}", loc="right", fontsize="small", color=_FAINT)
+    _legend(panels[0])
+    panels[-1].set_xlabel("PIT of the one-step forecast")
+    return figure
+
+
+def _recorded(engine: Engine, last: int | None) -> xr.Dataset:
+    """The record of the last steps; of at least one."""
+    steps = engine.record
+    if not steps.sizes["time"]:
+        raise InputError("there is nothing to draw: the engine has taken no observation yet")
+    if last is not None and last < 1:
+        raise InputError(f"last={last}: expected at least one observation")
+    return steps if last is None else steps.isel(time=slice(-last, None))
+
+
+def _channels(engine: Engine, channel: str | int | None) -> Sequence[int]:
+    names = engine.model.channel_names
+    if channel is None:
+        return range(len(names))
+    if channel in names:
+        return [names.index(str(channel))]
+    if isinstance(channel, int) and 0 <= channel < len(names):
+        return [channel]
+    raise InputError(f"channel={channel!r}: expected one of {', '.join(names)}, or its number")
+
+
+def _times(engine: Engine, steps: xr.Dataset, index: Any, h: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places on the time axis of the recorded steps, and of h more."""
+    rows = steps["time"].values - 1
+    if index is None:
+        return rows + 1, engine.t + 1 + np.arange(h)
+    labels = _values(index)
+    if len(labels) not in (engine.t, engine.t + h):
+        raise InputError(f"index has {len(labels)} labels: expected {engine.t}, one for each observation")
+    if len(labels) == engine.t:
+        step = np.median(np.diff(labels)) if engine.t > 1 else np.diff(labels[:1])
+        ahead = labels[-1] + (np.arange(1, h + 1) * step if engine.t > 1 else np.zeros(h, step.dtype))
+    else:
+        ahead = labels[engine.t :]
+    return labels[rows], ahead
+
+
+def _values(index: Any) -> np.ndarray:
+    """Numbers or datetime64; of stamps with a time zone the local time."""
+    import pandas as pd
+
+    labels = pd.Index(index)
+    if isinstance(labels, pd.PeriodIndex):
+        labels = labels.to_timestamp()
+    if isinstance(labels, pd.DatetimeIndex):
+        return np.asarray(labels.tz_localize(None), "datetime64[ns]")
+    values = labels.to_numpy()
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"index: expected numbers or datetimes, got {values.ravel()[:1]}")
+    return values
+
+
+def _panels(
+    axes: Any, count: int, height: float, columns: int = 1, share: bool = True
+) -> tuple[Figure, Sequence[Axes]]:
+    """A new figure of ``count`` panels, or the user's axes."""
+    plt = _pyplot()
+    if axes is not None:
+        panels = list(np.ravel(axes))
+        if len(panels) != count:
+            raise InputError(f"axes: got {len(panels)}, expected {count}")
+        return panels[0].figure, panels
+    rows = -(-count // columns)
+    size = (8.0, 0.7 + height * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, sharex=share, layout="constrained", squeeze=False)
+    panels = list(grid.ravel())
+    for spare in panels[count:]:
+        spare.remove()
+    for ax in panels[:count]:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, panels[:count]
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'smcssm[plots]'") from error
+    return plt
+
+
+def _legend(ax: Axes) -> None:
+    """Above the panel, where it covers nothing."""
+    handles, names = ax.get_legend_handles_labels()
+    ax.legend(
+        handles,
+        names,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=len(names),
+        frameon=False,
+        fontsize="small",
+        borderaxespad=0.2,
+        columnspacing=1.2,
+        handlelength=1.4,
+    )
+
+
+def _fit(ax: Axes, values: np.ndarray) -> None:
+    values = values[np.isfinite(values)]
+    low, high = values.min(), values.max()
+    pad = 0.06 * (high - low) or 1.0
+    ax.set_ylim(low - pad, high + pad)
+
+
+def _time_axis(panels: Sequence[Axes], x: np.ndarray, index: Any, columns: int = 1) -> None:
+    """Dates that name their month and year; labels under the lowest panel of each column."""
+    for ax in panels:
+        ax.margins(x=0.03)
+        if x.dtype.kind == "M":
+            from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+            locator = AutoDateLocator(minticks=3, maxticks=8)
+            ax.xaxis.set_major_locator(locator)
+            ax.xaxis.set_major_formatter(
+                ConciseDateFormatter(
+                    locator,
+                    formats=["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%S.%f"],
+                    zero_formats=["", "%b %Y", "%d %b", "%d %b", "%H:%M", "%H:%M"],
+                    offset_formats=["", "", "%Y", "%d %b %Y", "%d %b %Y", "%d %b %Y %H:%M"],
+                )
+            )
+    for ax in panels[-columns:]:
+        ax.tick_params(labelbottom=True)
+        if index is None:
+            ax.set_xlabel("observation")

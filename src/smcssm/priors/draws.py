@@ -1,0 +1,133 @@
+"""Draws from a PyMC model by NumPy on the host: JAX cannot draw from all of PyMC's laws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+from pymc.distributions.shape_utils import change_dist_size
+from pymc.distributions.transforms import _default_transform
+from pymc.logprob.transforms import LogOddsTransform, LogTransform, SimplexTransform
+from pytensor.compile.mode import Mode
+from pytensor.graph.basic import Apply
+from pytensor.graph.replace import _vectorize_node, clone_replace
+from pytensor.graph.traversal import ancestors, graph_inputs, toposort
+from pytensor.tensor.random.op import RandomVariable
+from pytensor.tensor.random.type import RandomType
+
+from smcssm.errors import ModelError
+
+_NUMPY = Mode(linker="py", optimizer="fast_compile")  # nothing to compile; thousands of draws in a tenth of a second
+_TINY, _ALMOST_ONE = 1e-300, 1 - 2.0**-53
+
+
+class Sampler:
+    """Joint draws of the first few variables of a model: a pure function of the seeds, compiled once for every n."""
+
+    def __init__(self, model: pm.Model, variables: Sequence[Any]) -> None:
+        laws, n = [v for v in variables if v in model.free_RVs], pt.lscalar("n")
+        roots = [v for v in laws if set(laws).isdisjoint(ancestors(v.owner.inputs))]
+        graphs = [*unconstrained(model, laws, inside=True), *laws]
+        graphs += [pt.sum(v) for v in variables if v in model.potentials]
+        self.names = [v.name for v in laws]
+        self.restricted = {v.name for v in laws if _is_restricted(model, v)}
+        try:
+            many = _batched(graphs, {v: change_dist_size(v, (n,), expand=True) for v in roots})
+            self._compile(n, many, batched=all(a.ndim == b.ndim + 1 for a, b in zip(many, graphs, strict=True)))
+            one = self._run(np.random.SeedSequence(0), 1)
+        except Exception:  # there are laws that PyTensor cannot batch: one draw after the other
+            self._compile(n, graphs, batched=False)
+            one = self._run(np.random.SeedSequence(0), 1)
+        self.z_shapes, self.shapes = ([a.shape[1:] for a in arrays] for arrays in one[:2])
+
+    def __call__(self, seeds: np.random.SeedSequence, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """z ``[z n]`` and the sum of the Potentials ``[n]``, without the draws outside the domain of a transform."""
+        try:
+            parts, values, factors = self._run(seeds, n)
+        except Exception as error:
+            raise ModelError(f"prior: a draw failed: {reason(error)}. Do the parameters stay in range?") from error
+        inside = np.ones(n, bool)
+        for name, part, value in zip(self.names, parts, values, strict=True):
+            if name in self.restricted:  # the logarithm of a negative difference, say
+                inside &= ~np.isnan(part).reshape(n, -1).any(axis=1)
+            if bad := np.sum(~np.isfinite(value).reshape(n, -1).all(axis=1)):
+                raise ModelError(
+                    f"prior: {bad} of {n} draws of {name} are not finite; keep its parameters in range, and its "
+                    f"tails light"
+                )
+            if bad := np.sum(~np.isfinite(part).reshape(n, -1).all(axis=1) & inside):
+                raise ModelError(
+                    f"prior: {bad} of {n} draws of {name} lie on the boundary of its support, in float64, where the "
+                    f"unconstrained value is infinite; give it a law with less mass there, or another scale"
+                )
+        log_weight = sum(factors, np.zeros(n))[inside]
+        if not np.all(log_weight < np.inf):
+            raise ModelError("prior: the Potentials are NaN or +inf at a draw; they must be finite or -inf")
+        return np.concatenate([part.reshape(n, -1) for part in parts], axis=1)[inside].T, log_weight
+
+    def _compile(self, n: Any, graphs: Sequence[Any], batched: bool) -> None:
+        shared = [leaf for leaf in graph_inputs(graphs) if isinstance(leaf.type, RandomType)]
+        generators = [leaf.type() for leaf in shared]  # inputs, so that the model's own generators stay as they are
+        graphs = clone_replace(list(graphs), replace=dict(zip(shared, generators, strict=True)))
+        self.function = pm.compile([n, *generators], graphs, mode=_NUMPY, on_unused_input="ignore")
+        self.streams, self.batched = len(generators), batched
+
+    def _run(self, seeds: np.random.SeedSequence, n: int) -> tuple[list, list, list]:
+        def run(size: int) -> list[np.ndarray]:
+            return self.function(size, *(np.random.default_rng(seed) for seed in seeds.spawn(self.streams)))
+
+        with np.errstate(all="ignore"):
+            out = run(n) if self.batched else [np.stack(a) for a in zip(*(run(1) for _ in range(n)), strict=True)]
+        k = len(self.names)
+        return out[:k], out[k : 2 * k], out[2 * k :]
+
+
+def unconstrained(model: pm.Model, variables: Sequence[Any], inside: bool = False) -> list[Any]:
+    """The unconstrained value of each variable, as a graph of the variables.
+
+    ``inside`` takes a draw that float64 rounded to 0 or 1 for the number next to it.
+    """
+    pairs = [(v, model.rvs_to_transforms[v]) for v in variables]
+    return [v if t is None else t.forward(_next_inside(t, v) if inside else v, *v.owner.inputs) for v, t in pairs]
+
+
+def _next_inside(transform: Any, variable: Any) -> Any:
+    match transform:
+        case LogTransform() | SimplexTransform():
+            return pt.maximum(variable, _TINY)
+        case LogOddsTransform():
+            return pt.clip(variable, _TINY, _ALMOST_ONE)
+        case _:
+            return variable
+
+
+def _is_restricted(model: pm.Model, variable: Any) -> bool:
+    """Whether the user chose a transform, which may take only a part of the support."""
+    default = _default_transform(variable.owner.op, variable)
+    return type(model.rvs_to_transforms[variable]) is not type(default)
+
+
+def _batched(outputs: Sequence[Any], roots: Mapping[Any, Any]) -> list[Any]:
+    """PyTensor's ``vectorize_graph``, which fails where the first parameter of a law has no batch axis (3.3.7)."""
+    new = dict(roots)
+    for node in toposort(outputs, blockers=list(roots)):
+        if new.keys().isdisjoint(node.inputs):
+            continue
+        inputs = [new.get(v, v) for v in node.inputs]
+        if isinstance(node.op, RandomVariable):
+            old, k = node.op.dist_params(node), len(node.op.ndims_params)
+            inputs[-k:] = [
+                b if b.ndim > a.ndim else pt.expand_dims(b, 0) for a, b in zip(old, inputs[-k:], strict=True)
+            ]
+        vectorized = _vectorize_node(node.op, node, *inputs)
+        vectorized = vectorized.outputs if isinstance(vectorized, Apply) else vectorized
+        new = dict(zip(node.outputs, vectorized, strict=True)) | new
+    return [new.get(v, v) for v in outputs]
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error; PyTensor's go on for pages."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

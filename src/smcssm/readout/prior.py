@@ -1,0 +1,35 @@
+"""Draws from the prior, to set beside the posterior."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smcssm.core import at_each_particle
+from smcssm.smc2.adapt import compiled
+from smcssm.smc2.step import SMC2, fold_in
+from smcssm.snapshot import Snapshot
+
+
+def prior(snapshot: Snapshot) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Every named quantity ``[..., runs, n]`` under the prior, and normalised weights ``[runs, n]``.
+
+    The weights are those of Potentials, and zero where the model has no support. The draws are the ones that the
+    population started from: their keys are made from the engine's and use none of its randomness up.
+    """
+    smc, n = snapshot.smc, snapshot.population.log_weight.shape[-1]
+    with jax.enable_x64(True):
+        draws = [smc.prior.sample(key, n) for key in fold_in(snapshot.population.key, 2**32 - 1)]
+        z = np.stack([np.asarray(z, float) for z, _ in draws], axis=1)
+        theta, inside = jax.device_get(compiled(_theta, smc)(z))
+    log_weight = np.where(inside, np.stack([np.asarray(w, float) for _, w in draws]), -np.inf)
+    w = np.exp(log_weight - log_weight.max(axis=-1, keepdims=True))
+    return theta, w / w.sum(axis=-1, keepdims=True)
+
+
+def _theta(smc: SMC2, z: Any) -> tuple[dict[str, jnp.ndarray], jnp.ndarray]:
+    theta = at_each_particle(smc.prior.constrain)(z)
+    return theta, at_each_particle(smc.filter.model.support)(theta)
