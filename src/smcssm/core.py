@@ -198,7 +198,7 @@ class AbstractProposal(eqx.Module):
 class AbstractKernel(eqx.Module):
     """A Markov kernel that leaves the tempered posterior invariant, given the whole history (``Immediate`` only).
 
-    Target at exponent phi: prior(z) * exp(log_lik(z) - (1 - phi) * pending(z)).
+    Target at exponent phi: prior(z) * exp(log_lik(z) + phi * pending(z)).
     """
 
     cycle: eqx.AbstractVar[int]

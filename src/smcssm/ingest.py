@@ -87,6 +87,8 @@ def one(value: Any, width: int, what: str) -> Any:
         return {name: [v] for name, v in value.items()}
     if isinstance(value, (str, bytes)):
         raise InputError(f"{what}={value!r}: expected numbers, got text")
+    if width == 0:
+        return value
     if width == 1 and np.ndim(value) == 0:
         return [[value]]
     if np.shape(value) != (width,):
@@ -147,6 +149,7 @@ def _numbers(what: str, values: Any) -> np.ndarray:
         return np.asarray(values.cast(nw.Float64).to_numpy(), float)
     try:
         array = np.asarray(values)
+        array = np.asarray(values, object) if array.dtype.kind in "US" else array
     except ValueError:
         raise InputError(f"{what}: rows of different lengths") from None
     if array.dtype.kind in "biuf":
@@ -227,8 +230,8 @@ def _elapsed(clock: Clock, time: Any, n: int, continuous: bool) -> tuple[np.ndar
         raise InputError("earlier observations had no time, this one has")
     previous = stamps[:1] if first else np.asarray([clock.last], stamps.dtype)
     gaps = np.diff(np.concatenate([previous, stamps]))
-    zero = np.zeros((), gaps.dtype)
     numeric = gaps.dtype.kind == "f"
+    zero = 0.0 if numeric else np.timedelta64(0, "ns")
     backwards = gaps < zero if continuous and numeric else gaps <= zero
     backwards[: int(first)] = False
     if backwards.any():
@@ -248,12 +251,17 @@ def _on_grid(clock: Clock, stamps: np.ndarray, gaps: np.ndarray, first: bool) ->
         if off.any():
             row = int(np.argmax(off)) + int(first)
             raise InputError(
-                f"irregular time at row {row}: {gaps[row]} after the previous observation, where the series has one "
-                f"every {period}. Put the series on its grid, with NaN where nothing was observed"
+                f"irregular time at row {row}: {_told(gaps[row])} after the previous observation, where the series has "
+                f"one every {_told(period)}. Put the series on its grid, with NaN where nothing was observed"
             )
     dt = np.ones(len(stamps))
     dt[: int(first)] = 0.0
     return dt, Clock(clock.taken + len(stamps), stamps[-1], period)
+
+
+def _told(gap: Any) -> str:
+    """A gap as people say it."""
+    return str(gap.astype("timedelta64[us]").item()) if isinstance(gap, np.timedelta64) else f"{gap:g}"
 
 
 def _stamps(time: Any, n: int) -> np.ndarray:

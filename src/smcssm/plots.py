@@ -206,11 +206,12 @@ def pit_histogram(
         pit = pit[~np.isnan(pit)]
         k = int(np.clip(len(pit) // 10, 5, 20)) if bins is None else bins
         low, high = stats.binom.ppf([0.025, 0.975], len(pit), 1 / k)
-        ax.hist(pit, np.linspace(0, 1, k + 1), color=_PAST, alpha=0.55, edgecolor="white", lw=0.8)
+        counts, edges = np.histogram(pit, k, (0.0, 1.0))
+        ax.bar(edges[:-1], counts, 1 / k, align="edge", color=_PAST, alpha=0.55, edgecolor="white", lw=0.8)
         ax.axhspan(low, high, color=_FAINT, alpha=0.25, lw=0, label="95% of uniform counts")
         ax.axhline(len(pit) / k, color=_DATA, lw=1, ls="--", label="expected")
         ax.set_xlim(0, 1)
-        ax.set_ylim(0, 1.1 * max(high, *(bar.get_height() for bar in ax.patches[:k]), 1))
+        ax.set_ylim(0, 1.1 * max(high, counts.max(), 1))
         name = f", {engine.model.channel_names[i]}" if len(engine.model.channel_names) > 1 else ""
         ax.set_ylabel(f"count{name}")
         p = f", Kolmogorov-Smirnov p = {uniformity(pit):.2g}" if len(pit) else ""

@@ -7,6 +7,7 @@ were. All programs run in float64 contexts of their own; the caller's JAX settin
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -53,6 +54,7 @@ class Runtime:
         self.smc, self.n_series, self.n_particles = smc, n_series, n_particles
         self.history = History()
         self.lock = threading.RLock()
+        self._run = compiled(advance, smc)
         with jax.enable_x64(True):
             self.state = self._fresh(seed)
 
@@ -99,7 +101,7 @@ class Runtime:
                     population, pending, rows, move = self._advance(population, pending, part)
                     start += len(rows.ess)
                     reports.append((rows, move))
-                    evidence.append(evidence[-1][-1] + np.cumsum(rows.log_predictive, axis=0))
+                    evidence.append(rows.log_evidence)
                     last_move = last_move if move is None else move
                     if progress is not None:
                         progress(len(rows.ess))
@@ -116,19 +118,18 @@ class Runtime:
     ) -> tuple[Population, PyTree, Row, Any]:
         """Rows of a part up to the first that needs the host, and what the host then does."""
         count = len(part.dt)
-        run = compiled(advance, self.smc)
-        population, pending, rows, done, due = run(population, pending, pad(part, BLOCK), np.int64(count))
+        take = pad(part, BLOCK)
+        population, pending, rows, done, due = self._run(population, pending, take, np.int64(count))
         rows, done, due = jax.device_get((rows, done, due))
         rows = jax.tree.map(lambda leaf: leaf[: int(done)].copy(), rows)
         last = rows.status[-1]
         if self.smc.impossible == "error" and (last == Status.IMPOSSIBLE).any():
             self._refuse(part, int(done) - 1)
-        self.history.append(part, int(done))
+        self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), int(done))
         if not due.any():
             return population, pending, rows, None
-        before = np.asarray(population.log_evidence)
         pending, population, move = self.smc.schedule.act(self.smc, pending, population, self.history, due)
-        rows.log_predictive[-1] += np.asarray(population.log_evidence) - before
+        rows.log_evidence[-1] = population.log_evidence
         rows.quantiles[-1] = np.asarray(compiled(_quantiles, self.smc)(population))
         rows.status[-1] = np.maximum(_settled(last, population), move.status)
         return population, pending, rows, move
@@ -143,9 +144,8 @@ class Runtime:
 
     def copy(self, seed: int | None) -> Runtime:
         """An independent runtime with the same past, and with other keys if a seed is given."""
-        new = object.__new__(Runtime)
-        new.smc, new.n_series, new.n_particles = self.smc, self.n_series, self.n_particles
-        new.lock, new.state, new.history = threading.RLock(), self.state, self.history.copy()
+        new = copy.copy(self)
+        new.lock, new.history = threading.RLock(), self.history.copy()
         if seed is not None:
             with jax.enable_x64(True):
                 population = eqx.tree_at(lambda p: p.key, self.state.population, self._keys(seed))
@@ -162,8 +162,7 @@ class Runtime:
         with self.lock, jax.enable_x64(True):
             state, blank = self.state, self.blank()
             part = jax.tree.map(lambda leaf: leaf[None], blank)
-            run = compiled(advance, self.smc)
-            run(state.population, state.pending, pad(part, BLOCK), np.int64(0))
+            self._run(state.population, state.pending, pad(part, BLOCK), np.int64(0))
             history = History()
             history.append(part, 1)
             self.smc.schedule.warmup(self.smc, state.pending, state.population, history)
@@ -179,6 +178,16 @@ def _settled(status: np.ndarray, population: Population) -> np.ndarray:
     """The status of a step after its move: no longer bridging where phi is back at 1."""
     bridging = np.asarray(population.phi) < 1
     return np.where((status == Status.BRIDGING) & ~bridging, Status.OK, status)
+
+
+def _without(part: Observation, refused: np.ndarray) -> Observation:
+    """The part with the values that were refused made missing, as the population has taken it."""
+    if not refused.any():
+        return part
+    gone = np.zeros(part.dt.shape, bool)
+    gone[: len(refused)] = refused
+    mask = part.mask & ~gone[:, None]
+    return eqx.tree_at(lambda o: (o.y, o.mask), part, (np.where(mask, part.y, 0.0).astype(part.y.dtype), mask))
 
 
 def _join(reports: list, evidence: np.ndarray, n_series: int) -> Rows:

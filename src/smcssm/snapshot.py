@@ -29,6 +29,11 @@ class Snapshot(NamedTuple):
         w = np.exp(w - w.max(axis=-1, keepdims=True))
         return w / w.sum(axis=-1, keepdims=True)
 
+    def average(self, values: np.ndarray) -> np.ndarray:
+        """Weighted mean over particles and runs of values ``[..., runs, n]``; particles of weight zero may be NaN."""
+        w = self.weights() / self.population.log_weight.shape[0]
+        return np.sum(np.where(w > 0, w * values, 0.0), axis=(-2, -1))
+
     def theta(self) -> dict[str, np.ndarray]:
         """Every named quantity of the prior at the particles, ``[..., runs, n]``."""
         with jax.enable_x64(True):

@@ -6,10 +6,13 @@ What a name means is said by the docstring of the class that it builds, and nowh
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
@@ -80,15 +83,11 @@ COMPONENTS = {
     ),
     "noise": Entry(m.Noise, lambda s, a: m.Noise(), "noise", starts=False),
 }
-MODELS = {
-    "local-level": Entry(m.LocalLevel, lambda s, a: m.LocalLevel(s.means[0], s.sd), "local-level"),
-    "local-linear-trend": Entry(
-        m.LocalLinearTrend, lambda s, a: _trend(s, False) + m.Noise(), "local-linear-trend"
-    ),
-    "damped-local-linear-trend": Entry(
-        m.LocalLinearTrend, lambda s, a: _trend(s, True) + m.Noise(), "damped-local-linear-trend"
-    ),
-    "constant-velocity": Entry(m.ConstantVelocity, _velocity, "constant-velocity"),
+WHOLE = {"constant-velocity": Entry(m.ConstantVelocity, _velocity, "constant-velocity")}
+SUMS = {
+    "local-level": ("level+noise", m.LocalLevel),
+    "local-linear-trend": ("trend+noise", m.LocalLinearTrend),
+    "damped-local-linear-trend": ("damped-trend+noise", m.LocalLinearTrend),
 }
 
 
@@ -98,41 +97,38 @@ def parse(spec: str) -> Callable[[Start], AbstractModel]:
     Raises:
         ModelError: naming the part that is not understood.
     """
-    whole, *rest = spec.strip().split(":")
-    if whole in MODELS:
-        if rest:
-            raise ModelError(f"model {spec!r}: {whole} takes no arguments")
-        return lambda start: MODELS[whole].build(start, [])
-    parts = [_component(spec, text.strip()) for text in spec.split("+")]
+    if spec.strip() in WHOLE:
+        return lambda start: WHOLE[spec.strip()].build(start, [])
+    parts = [_component(spec, text) for text in _terms(spec)]
     if all(entry is COMPONENTS["noise"] for entry, _ in parts):
         raise ModelError(f"model {spec!r}: a model needs a component beside its noise, such as level+noise")
 
     def build(start: Start) -> AbstractModel:
-        components = [entry.build(start, arguments) for entry, arguments in parts]
-        if len(components) == 1:
-            return m.Structural((components[0],))
-        total = components[0]
-        for component in components[1:]:
-            total = total + component
-        return total
+        first, *others = (entry.build(start, arguments) for entry, arguments in parts)
+        return reduce(operator.add, others, first) if others else m.Structural((first,))
 
     return build
 
 
 def has_start(spec: str) -> bool:
     """Whether some part of a model that was parsed has a level to start from."""
-    names = [text.strip().partition(":")[0] for text in spec.split("+")]
-    return any((MODELS | COMPONENTS)[name].starts for name in names)
+    return any((WHOLE | COMPONENTS)[text.partition(":")[0]].starts for text in _terms(spec))
+
+
+def _terms(spec: str) -> list[str]:
+    """The summands, names of sums written out."""
+    given = [text.strip() for text in spec.split("+")]
+    return [term for text in given for term in SUMS.get(text, (text,))[0].split("+")]
 
 
 def _component(spec: str, text: str) -> tuple[Entry, list[str]]:
     name, *arguments = text.split(":")
-    if name in MODELS:
-        raise ModelError(f"model {spec!r}: {name} is a whole model and cannot be added to; sum components instead")
+    if name in WHOLE:
+        raise ModelError(f"model {spec!r}: {name} is a whole model, it takes no arguments and cannot be added to")
     if name not in COMPONENTS:
+        names = ", ".join((*SUMS, *WHOLE))
         raise ModelError(
-            f"model {spec!r}: no model or component {name!r}; models: {', '.join(MODELS)}; components to be summed: "
-            f"{', '.join(COMPONENTS)}"
+            f"model {spec!r}: there is no {name!r}; models: {names}; components, to be summed: {', '.join(COMPONENTS)}"
         )
     entry = COMPONENTS[name]
     most = len(entry.arguments)
@@ -159,41 +155,53 @@ def _usage(name: str, entry: Entry) -> str:
 
 def show(name: str | None = None) -> None:
     """Print one entry or all of them."""
-    known = MODELS | COMPONENTS
+    groups = {
+        "Models": {n: _of_sum(*sum_) for n, sum_ in SUMS.items()} | {n: _of_entry(n, e) for n, e in WHOLE.items()},
+        "Components, to be summed: level+seasonal:12+noise": {n: _of_entry(n, e) for n, e in COMPONENTS.items()},
+    }
+    known = [n for group in groups.values() for n in group]
     if name is not None and name not in known:
-        raise ModelError(f"no model or component {name!r}; there are {', '.join(known)}")
+        raise ModelError(f"there is no {name!r}; there are {', '.join(known)}")
     console = Console(highlight=False)
-    for title, entries in (("Models", MODELS), ("Components, to be summed: level+seasonal:12+noise", COMPONENTS)):
-        chosen = [n for n in entries if name in (None, n)]
-        if chosen and name is None:
+    for title, group in groups.items():
+        if name is None:
             console.print(f"\n[bold]{title}[/]")
-        for n in chosen:
-            _show(console, n, entries[n])
+        for n in group if name is None else {name} & set(group):
+            usage = _usage(n, COMPONENTS[n]) if n in COMPONENTS else n
+            console.print(f"\n[bold cyan]{escape(usage)}[/]")
+            grid = Table.grid(padding=(0, 2))
+            for label, text in group[n]:
+                grid.add_row(label, escape(text))
+            console.print(Padding(grid, (0, 0, 0, 2)))
 
 
-def _show(console: Console, name: str, entry: Entry) -> None:
-    model = parse(entry.example if name != "noise" else "level+noise")(Start())
-    hidden = {"sigma_level", "level"} if name == "noise" else set()
+def _of_sum(spec: str, described_by: Any) -> list[tuple[str, str]]:
+    """Rows of label and text."""
+    return [("", _paragraphs(described_by)[0]), ("is", spec), *_named(parse(spec)(Start()))]
+
+
+def _of_entry(name: str, entry: Entry) -> list[tuple[str, str]]:
+    about, *details = _paragraphs(entry.described_by)
+    described = [("", about), *(("", text) for text in details)]
+    if name == "noise":
+        return [*described, ("hyperparameters", "sigma_obs")]
+    example = [("for example", entry.example)] if entry.arguments else []
+    return described + example + _named(parse(entry.example)(Start()))
+
+
+def _named(model: AbstractModel) -> list[tuple[str, str]]:
+    """What a model names."""
     shapes = zip(model.names, model.shapes, strict=True)
-    grid = Table.grid(padding=(0, 2))
-    about, *units = _paragraphs(entry.described_by)
-    grid.add_row("", about)
-    for label, listed in (
-        ("hyperparameters", [n if not shape else f"{n} {shape}" for n, shape in shapes if n not in hidden]),
-        ("states", [s for s in model.state_names if s not in hidden]),
-        ("channels", list(model.channel_names) if len(model.channel_names) > 1 else []),
-        ("inputs", list(model.input_names)),
-    ):
-        if listed:
-            grid.add_row(label, ", ".join(listed) + (f"   ({entry.example})" if entry.arguments else ""))
-    if units:
-        grid.add_row("units", "\n".join(units))
-    usage = _usage(name, entry).replace("[", r"\[")
-    console.print(f"\n[bold cyan]{usage}[/]")
-    console.print(Padding(grid, (0, 0, 0, 2)))
+    names = {
+        "hyperparameters": [f"{n} {shape}" if shape else n for n, shape in shapes],
+        "states": model.state_names,
+        "channels": model.channel_names if len(model.channel_names) > 1 else (),
+        "inputs": model.input_names,
+    }
+    return [(label, ", ".join(listed)) for label, listed in names.items() if listed]
 
 
 def _paragraphs(described: Any) -> list[str]:
     """The paragraphs of a docstring before its Args, each on one line, without back-quotes."""
-    text = (inspect.getdoc(described) or "").partition("\nArgs:")[0].replace("``", "").replace("[", r"\[")
+    text = (inspect.getdoc(described) or "").partition("\nArgs:")[0].replace("``", "")
     return [" ".join(p.split()) for p in text.split("\n\n") if p.strip()]

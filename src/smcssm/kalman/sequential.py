@@ -93,9 +93,9 @@ def _predict(belief: Gaussian, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Array) 
     else:
         mean, FL = stack(matvec(rows(F), list(m)), like), _sparse_factor(rows(F), L)
     mean = mean + stack(vector(c), like)
-    columns = triangular_columns([*panels(rows(chol_Q), like), *FL], len(m))
+    columns = triangular_columns([*panels(rows(chol_Q), like), *FL], len(m), like)
     stays = (dt == 0)[None]
-    chol = [jnp.where(stays, L[j:, j], _from(j, column, len(m), like)) for j, column in enumerate(columns)]
+    chol = [jnp.where(stays, L[j:, j], _from(j, column, len(m))) for j, column in enumerate(columns)]
     return _Belief(*fence((jnp.where(stays, m, mean), chol)))
 
 
@@ -115,14 +115,14 @@ def _dense_factor(F: Array, L: Array) -> list[Panel]:
 def _sparse_factor(F: Rows, L: Array) -> list[Panel]:
     """F L row by row, known zeros of F skipped: row i has as many entries as L has in the last row that it takes."""
     used = [[k for k, f in enumerate(row) if not is_zero(f)] for row in F]
-    product: list[Array | None] = []
-    for row, ks in zip(F, used, strict=True):
-        terms = [_times(row[k], L[k, : ks[-1] + 1]) for k in ks]
-        product.append(fence(sum(terms[1:], terms[0])) if terms else None)
+    product: dict[int, Array] = {}
+    for i, ks in enumerate(used):
+        terms = [_times(F[i][k], L[k, : ks[-1] + 1]) for k in ks]
+        product |= {i: fence(sum(terms[1:], terms[0]))} if terms else {}
     out, n = [], len(L)
     starts = sorted({0, *(ks[-1] + 1 for ks in used if ks)} - {n})
     for start, stop in zip(starts, [*starts[1:], n], strict=True):
-        filled = tuple(i for i, ks in enumerate(used) if ks and ks[-1] >= start)
+        filled = tuple(i for i in product if used[i][-1] >= start)
         if filled:
             out.append(Panel(filled, fence(jnp.stack([product[i][start:stop] for i in filled]))))
     return out
@@ -132,12 +132,13 @@ def _times(f: Entry, x: Array) -> Array:
     return multiply(f[None] if jnp.ndim(f) else f, x)
 
 
-def _from(first: int, column: Column | None, stop: int, like: Array) -> Array:
+def _once(e: Entry) -> Entry:
+    return e if isinstance(e, float) else fence(e)
+
+
+def _from(first: int, column: Column, stop: int) -> Array:
     """Entries ``first`` to ``stop`` of a column of a triangular matrix."""
-    if column is None:
-        return jnp.zeros((stop - first, *like.shape), like.dtype)
-    values = jnp.concatenate([column.head[None], column.tail])
-    return spread(values, column.rows, range(first, stop))
+    return spread(jnp.concatenate([column.head[None], column.tail]), column.rows, range(first, stop))
 
 
 def _update(
@@ -146,9 +147,9 @@ def _update(
     m, L = belief
     n, ny, like = len(m), len(H), m[0]
     mean = fence(stack(matvec(H, list(m)), like) + stack(vector(d), like))
-    HL = [[dot(h[j:], list(column)) for j, column in enumerate(L)] for h in H]
+    HL = [[_once(dot(h[j:], list(column))) for j, column in enumerate(L)] for h in H]
     sd = fence(jnp.sqrt(stack([dot(f, f) + dot(r, r) for f, r in zip(HL, chol_R, strict=True)], like)))
-    columns = triangular_columns(_array(HL, L, chol_R, mask, like), ny + n)
+    columns = triangular_columns(_array(HL, L, chol_R, mask, like), ny + n, like)
 
     log_lik = -0.5 * math.log(2 * math.pi) * jnp.sum(mask, axis=0)
     joint, positive = jnp.concatenate([mean, m]), jnp.ones(like.shape, bool)
@@ -161,7 +162,7 @@ def _update(
         log_lik = log_lik - 0.5 * w * w - jnp.log(jnp.abs(s))
         joint = joint + spread(column.tail, column.rows[1:], range(ny + n)) * w[None]
         positive = positive & ~singular
-    chol = [_from(ny + j, column, ny + n, like) for j, column in enumerate(columns[ny:])]
+    chol = [_from(ny + j, column, ny + n) for j, column in enumerate(columns[ny:])]
     log_lik = jnp.where(positive, log_lik, -jnp.inf)
     return _Belief(joint[ny:], chol), Innovation(log_lik, mean, sd, positive)
 

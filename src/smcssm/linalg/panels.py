@@ -72,16 +72,17 @@ def spread(values: Array, rows: Sequence[int], target: Sequence[int]) -> Array:
     return jnp.concatenate(pieces)
 
 
-def triangular_columns(A: Sequence[Panel], n: int) -> list[Column | None]:
-    """The n columns of a lower-triangular L with L L' = A A'; None for a column of zeros. A may be rank deficient.
+def triangular_columns(A: Sequence[Panel], n: int, like: Array) -> list[Column]:
+    """The n columns of a lower-triangular L with L L' = A A'. A may be rank deficient.
 
     Diagonal entries are >= 0 wherever anything had to be eliminated.
     """
     left, done = list(A), []
+    zeros = jnp.zeros((1, 1, *like.shape), like.dtype)
     for i in range(n):
         active = sorted((p for p in left if p.rows[0] == i), key=lambda p: (len(p.rows), p.rows))
         left = [p for p in left if p.rows[0] != i]
-        column, rest = _eliminate(active) if active else (None, [])
+        column, rest = _eliminate(active or [Panel((i,), zeros)])
         done.append(column)
         left += rest
     return done
@@ -92,10 +93,9 @@ def triangularise(A: Rows) -> Rows:
     entries, n = [e for row in A for e in row], len(A)
     like = jnp.zeros(jnp.broadcast_shapes(*(jnp.shape(e) for e in entries)), jnp.result_type(float, *entries))
     L: Rows = [[0.0] * n for _ in A]
-    for j, column in enumerate(triangular_columns(panels(A, like), n)):
-        if column is not None:
-            for i, e in zip(column.rows, [column.head, *column.tail], strict=True):
-                L[i][j] = e
+    for j, column in enumerate(triangular_columns(panels(A, like), n, like)):
+        for i, e in zip(column.rows, [column.head, *column.tail], strict=True):
+            L[i][j] = e
     return L
 
 
@@ -120,10 +120,10 @@ def _eliminate(active: list[Panel]) -> tuple[Column, list[Panel]]:
 
 
 def _rotate(a: Array, q: Array, heads: list[Array], tails: list[Array]) -> tuple[Array, Array, list[Array]]:
-    """(a, r) -> (norm, 0) for one column r; where both are 0 the columns change places."""
+    """(a, r) -> (norm, 0) for one column r; where both are 0 nothing changes."""
     r, x = heads[0][0], tails[0][:, 0]
     norm, safe, positive = _norm([a, r])
-    c, s = fence((jnp.where(positive, a / safe, 0.0), jnp.where(positive, r / safe, 1.0)))
+    c, s = fence((jnp.where(positive, a / safe, 1.0), r / safe))
     q, x = fence((c[None] * q + s[None] * x, c[None] * x - s[None] * q))
     return norm, q, [x[:, None]]
 

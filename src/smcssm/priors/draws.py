@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytensor.tensor as pt
 from pymc.distributions.shape_utils import change_dist_size
 from pymc.distributions.transforms import _default_transform
 from pymc.logprob.transforms import LogOddsTransform, LogTransform, SimplexTransform
+from pytensor.compile.io import In
 from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Apply
 from pytensor.graph.replace import _vectorize_node, clone_replace
@@ -29,19 +30,19 @@ class Sampler:
 
     def __init__(self, model: pm.Model, variables: Sequence[Any]) -> None:
         laws, n = [v for v in variables if v in model.free_RVs], pt.lscalar("n")
-        roots = [v for v in laws if set(laws).isdisjoint(ancestors(v.owner.inputs))]
         graphs = [*unconstrained(model, laws, inside=True), *laws]
         graphs += [pt.sum(v) for v in variables if v in model.potentials]
         self.names = [v.name for v in laws]
         self.restricted = {v.name for v in laws if _is_restricted(model, v)}
         try:
-            many = _batched(graphs, {v: change_dist_size(v, (n,), expand=True) for v in roots})
-            self._compile(n, many, batched=all(a.ndim == b.ndim + 1 for a, b in zip(many, graphs, strict=True)))
-            one = self._run(np.random.SeedSequence(0), 1)
+            self._compile(n, _batched(graphs, laws, n), batched=True)
+            example = self._run(np.random.SeedSequence(0), 2)
+            if any(a.ndim != v.ndim + 1 or np.any(a[0] == a[1]) for v, a in zip(laws, example[1], strict=True)):
+                raise NotImplementedError("part of a law is drawn once for all")
         except Exception:  # there are laws that PyTensor cannot batch: one draw after the other
             self._compile(n, graphs, batched=False)
-            one = self._run(np.random.SeedSequence(0), 1)
-        self.z_shapes, self.shapes = ([a.shape[1:] for a in arrays] for arrays in one[:2])
+            example = self._run(np.random.SeedSequence(0), 1)
+        self.z_shapes, self.shapes = ([a.shape[1:] for a in arrays] for arrays in example[:2])
 
     def __call__(self, seeds: np.random.SeedSequence, n: int) -> tuple[np.ndarray, np.ndarray]:
         """z ``[z n]`` and the sum of the Potentials ``[n]``, without the draws outside the domain of a transform."""
@@ -72,17 +73,19 @@ class Sampler:
         shared = [leaf for leaf in graph_inputs(graphs) if isinstance(leaf.type, RandomType)]
         generators = [leaf.type() for leaf in shared]  # inputs, so that the model's own generators stay as they are
         graphs = clone_replace(list(graphs), replace=dict(zip(shared, generators, strict=True)))
-        self.function = pm.compile([n, *generators], graphs, mode=_NUMPY, on_unused_input="ignore")
+        self.function = pm.compile(
+            [n, *(In(g, mutable=True) for g in generators)], graphs, mode=_NUMPY, on_unused_input="ignore"
+        )
         self.streams, self.batched = len(generators), batched
 
     def _run(self, seeds: np.random.SeedSequence, n: int) -> tuple[list, list, list]:
-        def run(size: int) -> list[np.ndarray]:
+        def run(size: int) -> Any:  # with new generators: a graph need not advance those it is given
             return self.function(size, *(np.random.default_rng(seed) for seed in seeds.spawn(self.streams)))
 
         with np.errstate(all="ignore"):
             out = run(n) if self.batched else [np.stack(a) for a in zip(*(run(1) for _ in range(n)), strict=True)]
         k = len(self.names)
-        return out[:k], out[k : 2 * k], out[2 * k :]
+        return out[:k], out[k : 2 * k], [np.broadcast_to(a, n) for a in out[2 * k :]]
 
 
 def unconstrained(model: pm.Model, variables: Sequence[Any], inside: bool = False) -> list[Any]:
@@ -110,21 +113,29 @@ def _is_restricted(model: pm.Model, variable: Any) -> bool:
     return type(model.rvs_to_transforms[variable]) is not type(default)
 
 
-def _batched(outputs: Sequence[Any], roots: Mapping[Any, Any]) -> list[Any]:
-    """PyTensor's ``vectorize_graph``, which fails where the first parameter of a law has no batch axis (3.3.7)."""
-    new = dict(roots)
-    for node in toposort(outputs, blockers=list(roots)):
+def _batched(outputs: Sequence[Any], laws: Sequence[Any], n: Any) -> list[Any]:
+    """n independent copies, first axis, of outputs that depend on random laws.
+
+    PyTensor's ``vectorize_graph`` draws once for all what depends on no other law (the start of a random walk), and
+    fails where the first parameter of a law has no batch axis (3.3.7).
+    """
+    roots = [v for v in laws if set(laws).isdisjoint(ancestors(v.owner.inputs))]
+    new: dict[Any, Any] = {v: change_dist_size(v, (n,), expand=True) for v in roots}
+    for node in toposort(outputs, blockers=roots):
+        inputs: list[Any] = [new.get(v, v) for v in node.inputs]
         if new.keys().isdisjoint(node.inputs):
+            if any(isinstance(v.type, RandomType) for v in node.inputs):
+                drawn = [v for v in node.outputs if not isinstance(v.type, RandomType)]
+                new |= {v: change_dist_size(v, (n,), expand=True) for v in drawn}
             continue
-        inputs = [new.get(v, v) for v in node.inputs]
         if isinstance(node.op, RandomVariable):
-            old, k = node.op.dist_params(node), len(node.op.ndims_params)
-            inputs[-k:] = [
-                b if b.ndim > a.ndim else pt.expand_dims(b, 0) for a, b in zip(old, inputs[-k:], strict=True)
-            ]
-        vectorized = _vectorize_node(node.op, node, *inputs)
-        vectorized = vectorized.outputs if isinstance(vectorized, Apply) else vectorized
-        new = dict(zip(node.outputs, vectorized, strict=True)) | new
+            old: Any = node.op.dist_params(node)
+            k = len(old)
+            pairs = zip(old, inputs[-k:], strict=True)
+            inputs[-k:] = [b if b.ndim > a.ndim else pt.expand_dims(b, 0) for a, b in pairs]
+        batched = _vectorize_node(node.op, node, *inputs)
+        batched = batched.outputs if isinstance(batched, Apply) else batched
+        new |= dict(zip(node.outputs, batched, strict=True))
     return [new.get(v, v) for v in outputs]
 
 

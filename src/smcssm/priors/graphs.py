@@ -26,7 +26,7 @@ def _import_jaxify() -> Callable:
     """PyTensor's; importing it sets the global ``jax_enable_x64``, so put back what the user had."""
     with ThreadPoolExecutor(1) as thread:  # where a local ``jax.enable_x64`` of the caller does not reach
         users = thread.submit(lambda: jax.config.jax_enable_x64).result()
-    from pytensor.link.jax.dispatch import jax_funcify
+    from pytensor.link.jax.dispatch.basic import jax_funcify
 
     jax.config.update("jax_enable_x64", users)
     return jax_funcify
@@ -48,7 +48,9 @@ class JaxProgram:
         leaves = list(graph_inputs(outputs))
         if any(isinstance(leaf.type, RandomType) for leaf in leaves):
             raise TypeError("it depends on a random draw that is not a variable of the model")
-        frozen = {leaf: pt.constant(leaf.get_value()) for leaf in leaves if isinstance(leaf, SharedVariable)}
+        frozen: dict[Any, Any] = {
+            leaf: pt.constant(leaf.get_value()) for leaf in leaves if isinstance(leaf, SharedVariable)
+        }
         graph = FunctionGraph(list(inputs), _in_float64(clone_replace(list(outputs), replace=frozen)), clone=True)
         _JAX.optimizer.rewrite(graph)  # which adds constants
         self.graph = FunctionGraph(graph.inputs, _in_float64(graph.outputs), clone=True)
@@ -73,7 +75,7 @@ class JaxProgram:
 def _in_float64(outputs: list[Any]) -> list[Any]:
     """PyTensor keeps 2.0 as float32, takes its logarithm so, and in JAX it may bring down what it meets."""
     narrow = [v for v in ancestors(outputs) if isinstance(v, TensorVariable) and v.dtype == "float32"]
-    wide = {v: pt.constant(v.data, dtype="float64") for v in narrow if isinstance(v, TensorConstant)}
+    wide: dict[Any, Any] = {v: pt.constant(v.data, dtype="float64") for v in narrow if isinstance(v, TensorConstant)}
     casts = [v for v in narrow if v.owner and getattr(v.owner.op, "scalar_op", None) == convert_to_float32]
     wide |= {v: v.owner.inputs[0] for v in casts if v.owner.inputs[0].dtype == "float64"}
     return clone_replace(outputs, replace=wide, rebuild_strict=False)

@@ -27,7 +27,7 @@ from smcssm.errors import ModelError
 from smcssm.priors.draws import Sampler, reason, unconstrained
 from smcssm.priors.graphs import JaxProgram
 
-_BATCHES = 200  # at most, of draws, to find those inside the domain of the transforms
+_BATCHES = 100  # at most, of draws, to find those inside the domain of the transforms
 
 
 class _Labels(dict):
@@ -88,16 +88,14 @@ class PyMC(AbstractPrior):
         self._forward = _build("be transformed in JAX", free, forward)
         self.names, self.shapes = tuple(v.name for v in named), self._backward.shapes
         self.size = sum(math.prod(shape) for shape in sampler.z_shapes)
-        named_dims = {name: model.named_vars_to_dims[name] for name in self.names if name in model.named_vars_to_dims}
         self._angles = tuple(
             isinstance(model.rvs_to_transforms[v], CircularTransform)
             for v, shape in zip(free, sampler.z_shapes, strict=True)
             for _ in range(math.prod(shape))
         )
-        self.dims = _Labels(
-            {v: tuple(d or f"{v}_dim_{i}" for i, d in enumerate(dims)) for v, dims in named_dims.items()}
-        )
-        used = {d for dims in self.dims.values() for d in dims}
+        dims = {v: d for v, d in model.named_vars_to_dims.items() if v in self.names}
+        self.dims = _Labels({v: tuple(d or f"{v}_dim_{i}" for i, d in enumerate(ds)) for v, ds in dims.items()})
+        used = {d for ds in self.dims.values() for d in ds}
         self.coords = _Labels({d: tuple(c) for d, c in model.coords.items() if d in used and c is not None})
 
     def sample(self, key: Array, n: int) -> tuple[Float[np.ndarray, "z n"], Float[np.ndarray, " n"]]:
@@ -139,7 +137,7 @@ class PyMC(AbstractPrior):
             if value.shape != shape:
                 raise ModelError(f"theta[{name!r}] has shape {value.shape}; expected {shape}")
         dtype = jnp.result_type(float, *values)
-        parts = self._forward(*(value.astype(dtype) for value in values))
+        parts = self._forward(*(value.astype(float) for value in values))
         return jnp.concatenate([jnp.ravel(part) for part in parts]).astype(dtype)
 
     def _split(self, z: Float[Array, " z"]) -> list[Array]:

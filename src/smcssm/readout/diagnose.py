@@ -40,43 +40,55 @@ class Diagnosis:
 
     Attributes:
         t: how many observations there were.
-        table: rows are items; columns value, threshold, verdict and remedy. Verdicts are "ok", "check" (with a remedy),
-            "info" (worth knowing, no fault), "unknown" (the remedy says what would tell) and "n/a" (too early).
+        items: the lines of the table.
     """
 
     t: int
-    table: pd.DataFrame
+    items: tuple[Item, ...]
 
     @property
     def ok(self) -> bool:
         """Whether nothing has to be checked."""
-        return not (self.table["verdict"] == "check").any()
+        return not self._failed()
 
-    def __repr__(self) -> str:
-        table = self.table.drop(columns="remedy").rename_axis(None)
-        text = table.to_string(formatters={"value": _short}, na_rep="")
-        told: dict[str, list[str]] = {}  # what several items have in common is said once
-        for name, row in self.table[self.table["remedy"] != ""].iterrows():
-            told.setdefault(f"{row['verdict']}: {row['remedy']}", []).append(str(name))
-        return "\n".join([self._headline(), text, *(f"{', '.join(names)}: {what}" for what, names in told.items())])
+    @property
+    def table(self) -> pd.DataFrame:
+        """Rows are items; columns value, threshold, verdict and remedy.
 
-    def _repr_html_(self) -> str:
-        return f"<p>{self._headline()}</p>{self.table.to_html(formatters={'value': _short})}"
+        Verdicts are "ok", "check" (with a remedy), "info" (worth knowing, no fault), "unknown" (the remedy says what
+        would tell) and "n/a" (too early).
+        """
+        import pandas as pd
 
-    def _headline(self) -> str:
-        failed = int((self.table["verdict"] == "check").sum())
-        verdict = "ok" if self.ok else f"{failed} item{'s' * (failed > 1)} to check"
-        return f"Diagnosis at t = {self.t}: {verdict}"
+        names, columns = [i.name for i in self.items], list(Item._fields[1:])
+        return pd.DataFrame([i[1:] for i in self.items], index=names, columns=columns)
 
     def warn(self, told: set[str]) -> Diagnosis:
         """Warn of failed items that are not in ``told`` yet, and put them there."""
-        failed = self.table[self.table["verdict"] == "check"]
-        new = [(str(name), row) for name, row in failed.iterrows() if name not in told]
-        told.update(name for name, _ in new)
-        for name, row in new:
-            text = f"{name} is {_short(row['value'])}, expected {row['threshold']}: {row['remedy']}"
+        new = [item for item in self._failed() if item.name not in told]
+        told.update(item.name for item in new)
+        for item in new:
+            text = f"{item.name} is {_short(item.value)}, expected {item.threshold}: {item.remedy}"
             warnings.warn(text, SmcssmWarning, stacklevel=3)
         return self
+
+    def __repr__(self) -> str:
+        text = self.table.drop(columns="remedy").to_string(formatters={"value": _short}, na_rep="")
+        told: dict[str, list[str]] = {}  # what several items have in common is said once
+        for item in self.items:
+            if item.remedy:
+                told.setdefault(f"{item.verdict}: {item.remedy}", []).append(item.name)
+        return "\n".join([self._headline(), text, *(f"{', '.join(names)}: {what}" for what, names in told.items())])
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self._headline()}</p>{self.table.to_html(formatters={'value': _short}, na_rep='')}"
+
+    def _failed(self) -> list[Item]:
+        return [item for item in self.items if item.verdict == "check"]
+
+    def _headline(self) -> str:
+        count = len(self._failed())
+        return f"Diagnosis at t = {self.t}: {'ok' if self.ok else f'{count} item{"s" * (count > 1)} to check'}"
 
 
 def diagnose(snapshot: Snapshot) -> Diagnosis:
@@ -85,8 +97,6 @@ def diagnose(snapshot: Snapshot) -> Diagnosis:
     Moves, effective sample size, weights, calibration of the one-step forecasts, what the data say beyond the prior,
     and the spread between independent runs. Where there are several runs the worst one counts.
     """
-    import pandas as pd
-
     steps = None if snapshot.record is None else record(snapshot)
     items = [
         *_moves(snapshot),
@@ -95,14 +105,13 @@ def diagnose(snapshot: Snapshot) -> Diagnosis:
         *_information(snapshot),
         *_spread(snapshot),
     ]
-    table = pd.DataFrame([i[1:] for i in items], [i.name for i in items], columns=list(Item._fields[1:]))
-    return Diagnosis(snapshot.t, table.rename_axis("item"))
+    return Diagnosis(snapshot.t, tuple(items))
 
 
 def _judge(name: str, value: float, sign: str, threshold: float, remedy: str) -> Item:
     """Compare a value that should be ``sign`` (">=" or "<=") its threshold; NaN fails."""
     good = value >= threshold if sign == ">=" else value <= threshold
-    return Item(name, float(value), f"{sign} {_short(threshold)}", "ok" if good else "check", "" if good else remedy)
+    return Item(name, value, f"{sign} {_short(threshold)}", "ok" if good else "check", "" if good else remedy)
 
 
 def _absent(name: str, verdict: str = "n/a", remedy: str = "") -> Item:
@@ -122,13 +131,13 @@ def _moves(snapshot: Snapshot) -> Iterator[Item]:
     if move is None:
         yield from map(_absent, names)
         return
-    n = z.shape[-1]
-    distinct = min(len(np.unique(run, axis=-1).T) for run in np.moveaxis(z, 1, 0))
-    moved = np.asarray(move.due)
-    yield _judge(names[0], distinct, ">=", math.ceil(n / 4), "the last move left too many copies: more n_particles")
+    n, moved = z.shape[-1], np.asarray(move.due)
+    distinct = float(min(len(np.unique(run, axis=-1).T) for run in np.moveaxis(z, 1, 0)))
+    few = "the last move left too many copies: more n_particles"
+    yield _judge(names[0], distinct, ">=", float(math.ceil(n / 4)), few)
     yield _judge(
         names[1],
-        np.max(np.asarray(move.correlation)[moved]),
+        float(np.max(np.asarray(move.correlation)[moved])),
         "<=",
         max(0.1, 3 / n**0.5),
         "the last move stopped before its particles were decorrelated: schedule=Immediate(max_sweeps=100), or more "
@@ -136,7 +145,7 @@ def _moves(snapshot: Snapshot) -> Iterator[Item]:
     )
     yield _judge(
         names[2],
-        np.min(np.asarray(move.acceptance)[moved]),
+        float(np.min(np.asarray(move.acceptance)[moved])),
         ">=",
         0.1,
         'proposals hardly fit the posterior: more n_particles, or move=moves.Metropolis("random_walk")',
@@ -148,13 +157,13 @@ def _weights(snapshot: Snapshot, steps: xr.Dataset | None) -> Iterator[Item]:
     size = snapshot.smc.prior.size
     w = snapshot.weights()
     floor, more = 10.0 * size, f"more n_particles: at least {40 * size} for {size} hyperparameters"
-    yield _judge("ess now", np.min(1 / np.sum(w**2, axis=-1)), ">=", floor, more)
+    yield _judge("ess now", float(np.min(1 / np.sum(w**2, axis=-1))), ">=", floor, more)
     yield _least(snapshot, steps, floor, more)
     phi = float(np.min(np.asarray(snapshot.population.phi)))
     yield _judge("tempering exponent", phi, ">=", 1.0, "a surprise is still being absorbed: wait for more observations")
     excluded = float(np.max(np.mean(~np.isfinite(np.asarray(snapshot.population.log_weight)), axis=-1)))
     why = "the model is impossible or singular for these particles: a prior that stays away from there"
-    yield _judge("share at weight zero", excluded, "<=", 0.1, why)
+    yield _judge("share at weight zero", excluded, "<=", 0.5, why)
     if steps is None:
         yield _absent("steps in trouble", "unknown", "build the engine with record=10_000")
         return
@@ -264,7 +273,7 @@ def _spread(snapshot: Snapshot) -> Iterator[Item]:
         yield from (_absent(n, "unknown", "one run does not show its Monte Carlo error: runs=4") for n in names)
         return
     more = "more n_particles"
-    yield _judge(names[0], snapshot.log_evidence().std(ddof=1), "<=", 0.5, f"sd between runs, in nats: {more}")
+    yield _judge(names[0], float(snapshot.log_evidence().std(ddof=1)), "<=", 0.5, f"sd between runs, in nats: {more}")
     theta = snapshot.theta()
     worst = max(_between(theta[entry][index], w) for _, entry, index in _entries(snapshot))
     yield _judge(names[1], worst, "<=", 0.2, f"sd of a mean between runs over the posterior sd: {more}")

@@ -36,7 +36,7 @@ def forecast(snapshot: Snapshot, future: Observation, quantiles: Sequence[float]
         padded = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], size - h, axis=0)]), future)
         m, s = compiled(predictives, snapshot.smc)(snapshot.population, padded)
         w = jnp.asarray(snapshot.weights().reshape(1, 1, -1)) / snapshot.population.log_weight.shape[0]
-        m, s = (a[:h].reshape(h, a.shape[1], -1) for a in (m, s))
+        m, s = (jnp.where(w > 0, a[:h].reshape(h, a.shape[1], -1), 0.0) for a in (m, s))
         mean = jnp.sum(w * m, axis=-1)
         sd = jnp.sqrt(jnp.sum(w * (s**2 + (m - mean[..., None]) ** 2), axis=-1))
         q = mixture_quantiles(w, m, s, jnp.asarray(levels))

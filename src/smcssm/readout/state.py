@@ -16,9 +16,8 @@ def state(snapshot: Snapshot) -> xr.Dataset:
     """Mean and sd of x_t given y_1:t, hyperparameters integrated out; dimension ``state``."""
     import xarray as xr
 
-    w = snapshot.weights() / snapshot.population.log_weight.shape[0]
     m, s = snapshot.states()
-    mean = np.sum(w * m, axis=(-2, -1))
-    sd = np.sqrt(np.sum(w * (s**2 + (m - mean[:, None, None]) ** 2), axis=(-2, -1)))
+    mean = snapshot.average(m)
+    sd = np.sqrt(snapshot.average(s**2 + (m - mean[:, None, None]) ** 2))
     names = list(snapshot.smc.filter.model.state_names)
     return xr.Dataset({"mean": ("state", mean), "sd": ("state", sd)}, {"state": names}, {"t": snapshot.t})

@@ -64,9 +64,10 @@ def climb(
     weight = population.log_weight + times(part[:, None], population.pending)
     gain = log_mean_weight(weight) - log_mean_weight(population.log_weight)
     phi = jnp.where(arrived, 1.0, population.phi + part)
+    settled = population.log_lik + jnp.where(arrived[:, None], population.pending, 0.0)
     pending = jnp.where(arrived[:, None], 0.0, population.pending)
-    changed = (weight, population.log_evidence + gain, phi, pending)
-    new = eqx.tree_at(lambda p: (p.log_weight, p.log_evidence, p.phi, p.pending), population, changed)
+    changed = (weight, settled, population.log_evidence + gain, phi, pending)
+    new = eqx.tree_at(lambda p: (p.log_weight, p.log_lik, p.log_evidence, p.phi, p.pending), population, changed)
     new = select(due & (room > 0), new, population)
     ess = effective_sample_size(new.log_weight)
     short = ess < smc.ess_threshold * new.log_weight.shape[-1]
@@ -75,8 +76,10 @@ def climb(
 
 def mixing(
     smc: SMC2, start: Float[Array, "z s n"], population: Population
-) -> tuple[Float[Array, " s"], Int[Array, " s"]]:
-    """Largest correlation of a component with its value at ``start``, and the number of distinct particles."""
+) -> tuple[Float[Array, " s"], Float[Array, " s"], Int[Array, " s"]]:
+    """What is left of ``start``: the largest correlation of a component with its value there, and the share of
+    particles that have not moved; and the number of distinct particles.
+    """
     del smc
     z = population.z
     a, b = start - jnp.mean(start, axis=-1, keepdims=True), z - jnp.mean(z, axis=-1, keepdims=True)
@@ -84,4 +87,5 @@ def mixing(
     correlation = jnp.where(norm > 0, jnp.abs(jnp.sum(a * b, axis=-1)) / jnp.where(norm > 0, norm, 1.0), 1.0)
     ordered = jnp.sort(z[0], axis=-1)
     distinct = 1 + jnp.sum(ordered[:, 1:] != ordered[:, :-1], axis=-1)
-    return jnp.max(correlation, axis=0), distinct
+    stayed = jnp.mean(jnp.all(z == start, axis=0), axis=-1)
+    return jnp.max(correlation, axis=0), stayed, distinct

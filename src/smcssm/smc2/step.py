@@ -7,7 +7,8 @@
             choose phi with ESS(w exp(phi l)) = ESS(w) / 2;  w_i <- w_i exp(phi l_i);  pending_i <- l_i
 
 With an exact inner filter this is IBIS (Chopin 2002, doi:10.1093/biomet/89.3.539). The target of the population is
-prior(z) exp(log_lik - (1 - phi) pending) at all times; phi = 1 except while a surprise is being absorbed.
+prior(z) exp(log_lik + phi pending) at all times. Outside a surprise phi = 1 and pending = 0; what is pending is kept
+apart from ``log_lik``, so that a likelihood of exp(-1e10) does not swallow the rest.
 """
 
 from __future__ import annotations
@@ -66,9 +67,9 @@ class Population(eqx.Module):
 
 
 class Row(NamedTuple):
-    """What is reported of one observation of every series."""
+    """What is reported of one observation of every series; ``log_evidence`` is the running sum, this one included."""
 
-    log_predictive: Float[Any, " s"]
+    log_evidence: Float[Any, " s"]
     predictive_mean: Float[Any, "y s"]
     predictive_sd: Float[Any, "y s"]
     pit: Float[Any, "y s"]
@@ -155,7 +156,7 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
     impossible = ~jnp.any(jnp.isfinite(increment + population.log_weight), axis=-1)
     if smc.impossible == "missing":
         belief, increment = _as_missing(smc, key, population, obs, belief, increment, impossible)
-    new, log_predictive, ess = _reweight(smc, population, increment)
+    new, ess = _reweight(smc, population, increment)
     new = eqx.tree_at(lambda p: (p.belief, p.t), new, (belief, population.t + 1))
     taken = jnp.ones_like(impossible) if smc.impossible == "missing" else ~impossible
     if obs.reported is not None:
@@ -165,7 +166,7 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
     status = jnp.maximum(jnp.max(status, axis=-1), jnp.where(new.phi < 1, Status.BRIDGING, Status.OK))
     status = jnp.where(impossible, Status.IMPOSSIBLE, status)
     mean, sd, pit = _mixture(population.log_weight, info)
-    row = Row(log_predictive, mean, sd, pit, ess, status, recorded_quantiles(new))
+    row = Row(new.log_evidence, mean, sd, pit, ess, status, recorded_quantiles(new))
     return new, row
 
 
@@ -194,8 +195,8 @@ def _as_missing(
 
 def _reweight(
     smc: SMC2, population: Population, increment: Float[Array, "s n"]
-) -> tuple[Population, Float[Array, " s"], Float[Array, " s"]]:
-    """Weights, evidence and ESS after an increment; a surprise enters with an exponent below one."""
+) -> tuple[Population, Float[Array, " s"]]:
+    """Weights and evidence after an increment, and the ESS; a surprise enters with an exponent below one."""
     old = population.log_weight
     surprise, phi = jnp.zeros_like(population.phi, bool), population.phi
     if smc.schedule.tempering:
@@ -206,15 +207,16 @@ def _reweight(
             lambda: jnp.where(fresh, tempering_exponent(old, increment, jnp.ones_like(phi)), phi),
             lambda: phi,
         )
+    settled = population.log_lik + jnp.where(surprise[:, None], 0.0, increment)
     pending = population.pending + jnp.where(surprise[:, None], increment, 0.0)
     entering = jnp.where(surprise[:, None], times(phi[:, None], increment), increment)
     new = old + entering
-    log_predictive = log_mean_weight(new) - log_mean_weight(old)
-    changed = (new, population.log_lik + increment, pending, phi, population.log_evidence + log_predictive)
+    log_evidence = population.log_evidence + (log_mean_weight(new) - log_mean_weight(old))
+    changed = (new, settled, pending, phi, log_evidence)
     population = eqx.tree_at(
         lambda p: (p.log_weight, p.log_lik, p.pending, p.phi, p.log_evidence), population, changed
     )
-    return population, log_predictive, effective_sample_size(new)
+    return population, effective_sample_size(new)
 
 
 def times(exponent: Float[Array, "s #n"], log_factor: Float[Array, "s n"]) -> Float[Array, "s n"]:
@@ -298,16 +300,21 @@ def advance(
         return (i < count) & ~jnp.any(due) & ~stuck
 
     def body(carry: tuple) -> tuple:
-        i, population, pending, rows, _ = carry
+        i, state, pending, rows, _ = carry
         obs = _row(block, i)
-        population, row = observe(smc, population, obs)
-        pending = smc.schedule.advance(smc, pending, population, obs)
+        new, row = observe(smc, eqx.tree_at(_stepped, population, state), obs)
+        pending = smc.schedule.advance(smc, pending, new, obs)
         rows = jax.tree.map(lambda buffer, value: buffer.at[i].set(value), rows, row)
-        return i + 1, population, pending, rows, smc.schedule.due(smc, pending, population)
+        return i + 1, _stepped(new), pending, rows, smc.schedule.due(smc, pending, new)
 
-    start = (jnp.zeros_like(count), population, pending, rows, jnp.zeros(population.t.shape, bool))
-    done, population, pending, rows, due = jax.lax.while_loop(go_on, body, start)
-    return population, pending, rows, done, due
+    start = (jnp.zeros_like(count), _stepped(population), pending, rows, jnp.zeros(population.t.shape, bool))
+    done, state, pending, rows, due = jax.lax.while_loop(go_on, body, start)
+    return eqx.tree_at(_stepped, population, state), pending, rows, done, due
+
+
+def _stepped(p: Population) -> tuple:
+    """What changes without a move; the rest stays out of the loop."""
+    return p.t, p.belief, p.log_weight, p.log_lik, p.pending, p.phi, p.log_evidence
 
 
 def _row(block: PyTree, i: Int[Array, ""] | int) -> PyTree:

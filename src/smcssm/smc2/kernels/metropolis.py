@@ -2,7 +2,7 @@
 
     z' ~ q(. | z);  log_lik', belief' by one pass of the filter over y_1:t at z'
     accept with probability  min(1, prior(z') L'(z') q(z | z') / prior(z) L(z) q(z' | z)),
-    L(z) = exp(log_lik - (1 - phi) pending)
+    L(z) = exp(log_lik + phi pending)
 
 The current likelihood is the one that the particle carries, never recomputed: with a random inner filter this is the
 pseudo-marginal move of Andrieu & Roberts (2009).
@@ -22,7 +22,7 @@ from smcssm.core import AbstractKernel, AbstractProposal, Observation
 from smcssm.history import Chunk, History
 from smcssm.smc2.adapt import carried, compiled, move_key
 from smcssm.smc2.proposals import RandomWalk, StudentT
-from smcssm.smc2.step import SMC2, Population, at_particles, fold_in, log_prior, particles, select
+from smcssm.smc2.step import SMC2, Population, at_particles, fold_in, log_prior, particles, select, times
 
 
 class Challengers(eqx.Module):
@@ -126,9 +126,10 @@ def replay_chunk(
         belief, info = smc.filter.step(fold_in(key, obs.index), c.params, c.belief, at_particles(obs))
         increment = info.log_lik.astype(jnp.float64)
         increment = jnp.where(jnp.isnan(increment), -jnp.inf, increment)
+        settled = c.log_lik + jnp.where(pooled[:, None], 0.0, increment)
         pending = c.pending + jnp.where(pooled[:, None], increment, 0.0)
         new = eqx.tree_at(
-            lambda c: (c.belief, c.log_lik, c.pending), c, (belief, c.log_lik + increment, pending)
+            lambda c: (c.belief, c.log_lik, c.pending), c, (belief, settled, pending)
         )
         return new if obs.reported is None else select(obs.reported, new, c)
 
@@ -163,8 +164,7 @@ def tempered_log_density(
     smc: SMC2, phi: Float[Array, " s"], at: Population | Challengers
 ) -> Float[Array, "s n"]:
     """Log prior + log likelihood, the pooled observations at exponent phi; -inf where any of it is zero."""
-    held_back = jnp.where(jnp.isfinite(at.pending), (1 - phi)[:, None] * at.pending, 0.0)
-    return log_prior(smc, at.z) + at.log_lik - held_back
+    return log_prior(smc, at.z) + at.log_lik + times(phi[:, None], at.pending)
 
 
 def blank_like(obs: Observation) -> Observation:

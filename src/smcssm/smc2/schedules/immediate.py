@@ -51,7 +51,6 @@ class Immediate(AbstractSchedule):
 
     tempering: bool = True
     max_sweeps: int = 30
-    decorrelated: float = 0.1
     max_rungs: int = 200
 
     def init(self, smc: SMC2, population: Population) -> PyTree[Array]:
@@ -92,18 +91,22 @@ class Immediate(AbstractSchedule):
         due: Bool[np.ndarray, " s"],
         report: MoveReport,
     ) -> tuple[Population, MoveReport]:
-        """Sweep until every component's correlation with its value before is near zero (or ``max_sweeps``)."""
+        """Sweep until no component correlates with its value before and 95% have moved (or ``max_sweeps``).
+
+        The correlation alone is not enough: at small N its noise hides a share of particles that never moved, and
+        those bias the evidence (measured: -0.11 nats against -0.05 at N = 250 after 20 moves).
+        """
         start, n = population.z, population.z.shape[-1]
         for sweep in range(self.max_sweeps):
             population, rate = smc.kernel.sweep(smc, population, history, pool, due, report.rungs, sweep)
-            correlation, distinct = jax.device_get(compiled(mixing, smc)(start, population))
+            correlation, stayed, distinct = jax.device_get(compiled(mixing, smc)(start, population))
             report = report._replace(
                 sweeps=report.sweeps + 1,
                 acceptance=report.acceptance + np.where(due, rate, 0.0),
                 correlation=np.where(due, correlation, report.correlation),
                 distinct=np.where(due, distinct, report.distinct),
             )
-            if np.max(correlation[due]) < max(self.decorrelated, 3 / n**0.5 * (self.decorrelated>0)):
+            if np.max(correlation[due]) < max(0.1, 3 / n**0.5) and np.max(stayed[due]) < 0.05:
                 return population, report
         return population, report._replace(status=np.where(due, Status.SLOW_MIXING, report.status))
 

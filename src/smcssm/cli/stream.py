@@ -1,0 +1,230 @@
+"""Rows in, one JSON line out per observation as soon as it is in; everything else goes to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from smcssm.cli import catalogue
+from smcssm.cli.clock import Grid, written
+from smcssm.cli.rows import Columns, Row, count, format_of, rows
+from smcssm.cli.tables import summary
+from smcssm.core import AbstractModel
+from smcssm.engine import Engine
+from smcssm.errors import ModelError, SmcssmError
+from smcssm.record import StepInfo
+
+HELD_BACK = 20
+
+
+class Settings(NamedTuple):
+    """What the user asked for."""
+
+    model: str
+    columns: Columns
+    on_error: str = "skip"
+    scale: float | None = None
+    initial_mean: float | None = None
+    initial_sd: float | None = None
+    particles: int = 1000
+    seed: int = 0
+
+
+class Rejected(Exception):
+    """A line that cannot be taken, where that ends the run."""
+
+
+class Session:
+    """One run over one stream."""
+
+    def __init__(self, settings: Settings, out: IO[str] | None = None) -> None:
+        self.settings = settings
+        self.out = sys.stdout if out is None else out
+        self.err = Console(stderr=True, soft_wrap=True, highlight=False)
+        self.build = catalogue.parse(settings.model)
+        blank = self.build(catalogue.Start())
+        self.columns = settings.columns._replace(inputs=blank.input_names)
+        self.grid = Grid(blank.continuous_time)
+        self.engine: Engine | None = None
+        self.log_evidence, self.missing, self.rejected, self.moves = 0.0, 0, 0, 0
+        _check(settings, blank)
+
+    def run(self, path: Path, kind: str) -> int:
+        """Read to the end, to an interrupt, or until nobody reads what is written; the exit code."""
+        start, code = time.perf_counter(), 0
+        try:
+            with _opened(path) as lines:
+                first = next(lines, b"")
+                found = rows(itertools.chain([first], lines), format_of(path, kind, first), self.columns)
+                for row in self._begin(self._accepted(found)):
+                    self._take(row)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has no reader either
+            return 0
+        except KeyboardInterrupt:
+            code = 130
+        except Rejected:
+            code = 1
+            self.err.print("stopped: --on-error fail")
+        if self.engine is None or self.engine.t == 0:
+            self.err.print("no observation was taken")
+            return code or 1
+        self.err.print(summary(self, time.perf_counter() - start))
+        return code
+
+    def _accepted(self, found: Iterable[Row]) -> Iterator[Row]:
+        """Rows that were understood; the others are reported, and left out or counted as missing."""
+        for row in found:
+            if row.complaint is None:
+                yield row
+            else:
+                self._reject(row.line, row.complaint)
+                if self._as_missing():
+                    yield row
+
+    def _begin(self, found: Iterator[Row]) -> Iterator[Row]:
+        """Hold back as many rows as the prior needs, build the engine, let them go."""
+        want, held = self.settings, []
+        enough = HELD_BACK if want.scale is None else int(want.initial_mean is None)
+        values: list[tuple[float, ...]] = []
+        while len(values) < enough and (row := next(found, None)) is not None:
+            held.append(row)
+            values += [] if any(map(math.isnan, row.values)) else [row.values]
+        if held or enough == 0:
+            self.engine = self._engine(np.reshape(values, (-1, len(self.columns.channels))))
+        return itertools.chain(held, found)
+
+    def _engine(self, values: np.ndarray) -> Engine:
+        """An engine whose prior has the scale of the data."""
+        want, scale = self.settings, self.settings.scale
+        if scale is None:
+            scale = spread(values)
+            self.err.print(f"scale {scale:.4g}: a robust sd of the first {len(values)} values (--scale)")
+        if want.initial_mean is None and len(values) == 0:
+            raise ModelError("no value to start from: give --initial-mean")
+        means = np.median(values, axis=0) if want.initial_mean is None else [want.initial_mean] * values.shape[1]
+        sd = scale if want.initial_sd is None else want.initial_sd
+        model = self.build(catalogue.Start(tuple(map(float, means)), sd))
+        engine = Engine(model, model.default_prior(scale), n_particles=want.particles, seed=want.seed, record=None)
+        engine.warmup()
+        return engine
+
+    def _take(self, row: Row) -> None:
+        """One row, after the missing values for the steps that were left out before it."""
+        try:
+            filled = [] if row.time is None else self.grid.skipped(row.time)
+            if filled:
+                self._note(row.line, f"{count(len(filled), 'step')} before {row.stamp} left out: taken as missing")
+            for moment in filled:
+                self._step(Row(None, (math.nan,) * len(row.values), row.inputs, moment, written(moment)))
+            self._step(row)
+        except SmcssmError as error:
+            self._reject(row.line, str(error).partition(". The engine is unchanged")[0])  # the rest is for Python
+            if self._as_missing():
+                self._step(row._replace(values=(math.nan,) * len(row.values)))
+
+    def _step(self, row: Row) -> None:
+        assert self.engine is not None
+        y = row.values[0] if len(row.values) == 1 else list(row.values)
+        info = self.engine.step(y, time=row.time, inputs=list(row.inputs) or None)
+        self.grid.accept(row.time)
+        self.log_evidence += info.log_predictive
+        self.missing += all(map(math.isnan, row.values))
+        self.moves += info.moved
+        self.out.write(json.dumps(report(row, info, self.log_evidence), allow_nan=False) + "\n")
+        self.out.flush()
+
+    def _as_missing(self) -> bool:
+        """With a column of times the next row shows what was left out."""
+        return self.settings.on_error == "missing" and self.columns.time is None
+
+    def _reject(self, line: int | None, complaint: str) -> None:
+        self.rejected += 1
+        self._note(line, complaint)
+        if self.settings.on_error == "fail":
+            raise Rejected
+
+    def _note(self, line: int | None, text: str) -> None:
+        self.err.print(f"line {line}: {text}", markup=False)
+
+
+def spread(values: np.ndarray) -> float:
+    """A standard deviation that outliers do not spoil, of values ``[t, y]``.
+
+    Raises:
+        ModelError: if the values do not vary.
+    """
+    off = np.abs(values - np.median(values, axis=0)) if len(values) else values
+    robust = float(np.mean(1.4826 * np.median(off, axis=0))) if len(values) else 0.0
+    scale = robust or (float(np.mean(off)) if len(values) else 0.0)
+    if not scale > 0:
+        raise ModelError(f"the first {len(values)} values do not vary: give --scale, how much the data will")
+    return scale
+
+
+def report(row: Row, info: StepInfo, log_evidence: float) -> dict[str, Any]:
+    """What is written of one observation; null where there is no number."""
+    y = row.values[0] if len(row.values) == 1 else row.values
+    return {
+        "t": info.t,
+        "line": row.line,
+        "time": row.stamp,
+        "y": _plain(y),
+        "log_predictive": info.log_predictive,
+        "predictive_mean": _plain(info.predictive_mean),
+        "predictive_sd": _plain(info.predictive_sd),
+        "pit": _plain(info.pit),
+        "ess": info.ess,
+        "moved": info.moved,
+        "acceptance": _plain(info.acceptance),
+        "status": info.status.name,
+        "log_evidence": log_evidence,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and lists of them, None for NaN."""
+    if np.ndim(value):
+        return [_plain(v) for v in value]
+    return None if math.isnan(value) else float(value)
+
+
+def _check(settings: Settings, model: AbstractModel) -> None:
+    """Options that do not fit the model or make no sense."""
+    channels = model.channel_names
+    if len(settings.columns.channels) != len(channels):
+        raise ModelError(
+            f"model {settings.model!r} observes {len(channels)} ({', '.join(channels)}): give --column that often, "
+            f"in this order; got {', '.join(settings.columns.channels)}"
+        )
+    for name in ("scale", "initial_mean", "initial_sd"):
+        value = getattr(settings, name)
+        option = "--" + name.replace("_", "-")
+        if value is None:
+            continue
+        if name != "scale" and not catalogue.has_start(settings.model):
+            raise ModelError(f"{option}: model {settings.model!r} has no level")
+        if not math.isfinite(value) or (name != "initial_mean" and value <= 0):
+            expected = "a finite" if name == "initial_mean" else "a positive"
+            raise ModelError(f"{option} {value:g}: expected {expected} number")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Iterator[bytes]]:
+    """The lines of a file or of stdin, each as soon as it is there."""
+    if str(path) == "-":
+        yield iter(sys.stdin.buffer)
+    else:
+        with path.open("rb") as stream:
+            yield iter(stream)

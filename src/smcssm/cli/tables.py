@@ -1,0 +1,56 @@
+"""Tables that the commands and the demo print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+
+from smcssm.cli.rows import count
+
+if TYPE_CHECKING:
+    from smcssm.cli.stream import Session
+    from smcssm.engine import Engine
+
+
+def posterior(engine: Engine, title: str, ahead: dict[str, int] | None = None) -> Table:
+    """Hyperparameters, the filtered state, and forecasts of so many steps ahead under the names given."""
+    table = Table("", "mean", "sd", "5%", "50%", "95%", title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, row in engine.summary().iterrows():
+        table.add_row(str(name), *(number(row[c]) for c in ("mean", "sd", "q05", "q50", "q95")))
+    table.add_section()
+    state = engine.state()
+    for name, mean, sd in zip(engine.model.state_names, state["mean"].values, state["sd"].values, strict=True):
+        table.add_row(name, number(mean), number(sd))
+    table.add_section()
+    ahead = {} if engine.model.input_names else ahead or {}
+    if ahead:
+        future = engine.forecast(max(ahead.values()))
+        for label, h in ahead.items():
+            step = future.sel(step=h)
+            for i, channel in enumerate(engine.model.channel_names):
+                name = label if len(engine.model.channel_names) == 1 else f"{label}: {channel}"
+                row = (step["mean"].values[i], step["sd"].values[i], *np.ravel(step["quantiles"].values[i]))
+                table.add_row(name, *map(number, row))
+    return table
+
+
+def summary(session: Session, seconds: float) -> Group:
+    """The end of a stream."""
+    engine = session.engine
+    assert engine is not None
+    table = posterior(engine, f"after {count(engine.t, 'observation')}", {"next observation": 1})
+    text = (
+        f"{count(engine.t, 'observation')} ({session.missing} missing), {count(session.rejected, 'line')} rejected, "
+        f"{count(session.moves, 'move')}, log evidence {session.log_evidence:.2f}, {seconds:.1f} s"
+    )
+    return Group(table, text)
+
+
+def number(value: Any) -> str:
+    """Four significant digits."""
+    return f"{value:.4g}"

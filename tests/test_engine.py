@@ -1,0 +1,344 @@
+"""The engine as a whole: invariants, closed forms, bad input, surprises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pymc as pm
+import pytest
+import quadrature
+from scipy import stats
+
+import smcssm as ss
+from smcssm.priors import HalfNormal, Independent
+from smcssm.runtime import Runtime
+from smcssm.smc2.kernels import metropolis
+from smcssm.smc2.schedules.immediate import Immediate as ImmediateSchedule
+from smcssm.smc2.step import particles
+
+PRIOR = Independent({"sigma_level": HalfNormal(1.0), "sigma_obs": HalfNormal(2.0)})
+MODEL = ss.models.LocalLevel(initial_mean=0.0, initial_sd=10.0)
+RNG = np.random.default_rng(42)
+BASE = np.cumsum(0.3 * RNG.standard_normal(300)) + RNG.standard_normal(300)
+GAPS = np.where(np.arange(60) % 7 == 3, np.nan, BASE[:60])
+
+
+def small(seed=0, **options):
+    return ss.Engine(MODEL, PRIOR, n_particles=128, seed=seed, **options)
+
+
+def leaves(engine):
+    """Everything that an engine is: arrays, clock, history and record."""
+    with jax.enable_x64(True):
+        state = engine._runtime.state
+        arrays = jax.tree.leaves((state.population, state.pending))
+        arrays = [jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a for a in arrays]
+        out = [np.asarray(a) for a in arrays]
+    if len(engine._runtime.history):
+        out += jax.tree.leaves(engine._runtime.history.rows())
+    out += list(engine._ring.columns().values())
+    return out, (state.clock, state.layout, len(engine._runtime.history), engine._ring.total)
+
+
+def assert_same(a, b):
+    (x, meta), (y, other) = a, b
+    assert meta == other
+    assert len(x) == len(y)
+    for left, right in zip(x, y, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_block_is_bit_for_bit_its_steps_and_read_outs_change_nothing():
+    stepped, block, split = small(), small(), small()
+    infos = []
+    for y in GAPS:
+        infos.append(stepped.step(y))
+        if stepped.t % 10 == 0:
+            stepped.summary(), stepped.state(), stepped.forecast(2), stepped.posterior(10)
+    columns = block.update(GAPS)
+    split.update(GAPS[:33])
+    split.update(GAPS[33:])
+    assert sum(i.moved for i in infos) >= 3
+    assert_same(leaves(stepped), leaves(block))
+    assert_same(leaves(split), leaves(block))
+    np.testing.assert_array_equal([i.log_predictive for i in infos], columns.log_predictive)
+    assert [i.status for i in columns] == [i.status for i in infos]
+    np.testing.assert_allclose(columns.log_predictive.sum(), block.log_evidence, rtol=1e-12)
+
+
+def test_copies_go_their_own_way_and_reset_is_a_new_beginning():
+    engine = small()
+    engine.update(GAPS[:30])
+    same, other = engine.copy(), engine.copy(seed=9)
+    for e in (engine, same, other):
+        e.update(BASE[30:])
+    assert_same(leaves(engine), leaves(same))
+    assert engine.log_evidence != other.log_evidence
+    engine.reset()
+    assert engine.t == 0
+    engine.update(GAPS[:30])
+    engine.update(BASE[30:])
+    assert_same(leaves(engine), leaves(same))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_replay_equals_what_every_particle_carries(dtype):
+    engine = small(dtype=dtype, runs=2)
+    for y in GAPS:
+        if not engine.step(y).moved:
+            continue
+        runtime: Runtime = engine._runtime
+        population, smc = runtime.state.population, runtime.smc
+        with jax.enable_x64(True):
+            params, belief = particles(smc, population.key, population.z, runtime.blank())
+            zero = jnp.zeros_like(population.log_lik)
+            start = metropolis.Challengers(population.z, params, belief, zero, zero)
+            pool, counters = np.full((1, 2), -1), (np.int64(0), np.int64(0))
+            end = metropolis.replay(smc, population, start, runtime.history, pool, *counters)
+            np.testing.assert_allclose(end.log_lik, population.log_lik, rtol=0, atol=1e-9 if dtype == "float64" else 1e-4)
+            tolerance = 1e-10 if dtype == "float64" else 1e-4
+            np.testing.assert_allclose(end.belief.mean, population.belief.mean, rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(end.belief.chol, population.belief.chol, rtol=tolerance, atol=tolerance)
+
+
+def test_float32_follows_float64():
+    double, single = small(), small(dtype="float32")
+    double.update(GAPS[:40])
+    single.update(GAPS[:40])
+    assert abs(double.log_evidence - single.log_evidence) < 1e-3
+    np.testing.assert_allclose(single.summary(), double.summary(), rtol=1e-3)
+    assert single._runtime.state.population.belief.mean.dtype == np.float32
+
+
+def test_runs_are_independent_populations():
+    three, one = small(runs=3), small()
+    three.update(GAPS)
+    one.update(GAPS)
+    evidences = three.snapshot().log_evidence()
+    assert len(set(evidences)) == 3
+    np.testing.assert_allclose(evidences[0], one.log_evidence, rtol=1e-9)
+    np.testing.assert_allclose(three.log_evidence, np.log(np.mean(np.exp(evidences))), rtol=1e-12)
+
+
+def test_predictives_follow_the_conjugate_student_t():
+    """variance ~ InverseGamma(a, b) scales every covariance: y_t | y_1:t-1 is Student-t with 2 a_t degrees (West & Harrison)."""
+    a, b, c0, q = 3.0, 8.0, 2.0, 0.5
+    with pm.Model() as prior:
+        variance = pm.InverseGamma("variance", a, b)
+        pm.Deterministic("sigma", variance**0.5)
+
+    def scaled(theta):
+        s = theta["sigma"]
+        return dict(m0=[0.0], chol_P0=[[c0 * s]], F=[[1.0]], chol_Q=[[q * s]], H=[[1.0]], chol_R=[[s]])
+
+    engine = ss.Engine(ss.models.LinearGaussian(scaled, names=("sigma",)), prior, n_particles=1000, runs=8, seed=3)
+    y = np.array([0.5, -1.0, 4.0, 2.0, np.nan, 3.0, -2.5, 0.1, 6.0, 1.0])
+    m, C, exact, per_run = 0.0, c0**2, [], []
+    for t, value in enumerate(y):
+        C = C + (q**2 if t else 0.0)
+        if not np.isnan(value):
+            scale = np.sqrt(b / a * (C + 1))
+            exact.append(stats.t.logpdf(value, 2 * a, m, scale))
+            a, b = a + 0.5, b + 0.5 * (value - m) ** 2 / (C + 1)
+            m, C = m + C / (C + 1) * (value - m), C / (C + 1)
+        else:
+            exact.append(0.0)
+        info = engine.step(value)
+        if np.isnan(value):
+            assert info.log_predictive == 0.0
+            assert np.isnan(info.pit)
+        per_run.append(engine.snapshot().log_evidence())
+    errors = np.array(per_run) - np.cumsum(exact)[:, None]
+    standard_error = errors.std(axis=1, ddof=1) / np.sqrt(8)
+    assert np.all(np.abs(errors.mean(axis=1)) < 4 * standard_error + 0.005)
+    assert errors.std(axis=1, ddof=1).max() < 0.15
+    draws = engine.posterior(1000)["variance"].values.reshape(8, -1)
+    np.testing.assert_allclose(draws.mean(), b / (a - 1), rtol=0.05)
+    np.testing.assert_allclose(draws.std(), b / (a - 1) / np.sqrt(a - 2), rtol=0.15)
+
+
+def surprise(when, size, until, seeds, n_particles=1000):
+    y = BASE[:until].copy()
+    y[when] += size
+    exact = quadrature.local_level(y, 0.0, 10.0, (1.0, 2.0), {when + 1, until}, size=700)
+    for seed in seeds:
+        engine = ss.Engine(MODEL, PRIOR, n_particles=n_particles, seed=seed)
+        for start, stop in ((0, when + 1), (when + 1, until)):
+            engine.update(y[start:stop])
+            e, table = exact[stop], engine.summary()
+            error = np.concatenate([(table["mean"] - e.mean) / e.sd, table["sd"] / e.sd - 1])
+            quantiles = (table[["q05", "q50", "q95"]].to_numpy() - e.quantiles) / e.sd[:, None]
+            assert np.abs(error).max() < 0.25, (seed, stop, error)
+            assert np.abs(quantiles).max() < 0.4, (seed, stop, quantiles)
+            yield stop, engine.log_evidence - e.log_evidence
+
+
+def test_an_outlier_leaves_the_right_posterior_and_evidence():
+    errors = [e for _, e in surprise(30, 20.0, 100, range(2))]
+    assert np.abs(errors).max() < 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", [5, 250])
+@pytest.mark.parametrize("size", [10.0, 20.0, 25.0])
+def test_outliers_early_and_late(when, size):
+    for stop in (when + 1, 300):
+        errors = np.array([e for t, e in surprise(when, size, 300, range(8)) if t == stop])
+        assert errors.std(ddof=1) < 0.25
+        assert abs(errors.mean()) < 4 * errors.std(ddof=1) / np.sqrt(8) + 0.1
+
+
+def test_without_tempering_the_diagnosis_says_so():
+    y = BASE[:60].copy()
+    y[50] += 40.0
+    broken = ss.Engine(MODEL, PRIOR, n_particles=500, schedule=ImmediateSchedule(tempering=False))
+    sound = ss.Engine(MODEL, PRIOR, n_particles=500)
+    broken.update(y)
+    sound.update(y)
+    assert sound.diagnose().ok
+    with pytest.warns(ss.errors.SmcssmWarning):
+        assert not broken.diagnose().ok
+
+
+def test_an_impossible_observation_is_refused_by_name_and_the_stream_goes_on():
+    engine = small()
+    engine.update(GAPS[:20])
+    before = leaves(engine)
+    for wild in (1e300, 1e150):
+        with pytest.raises(ss.errors.ImpossibleObservationError, match="unchanged"):
+            engine.step(wild)
+        assert_same(leaves(engine), before)
+    with pytest.raises(ss.errors.ImpossibleObservationError, match="observation 25"):
+        engine.update([*GAPS[20:25], 1e300, *GAPS[26:30]])
+    assert_same(leaves(engine), before)
+    infos = engine.update(GAPS[20:])
+    assert np.isfinite(infos.log_predictive).all()
+    clean = small()
+    clean.update(GAPS)
+    assert_same(leaves(engine), leaves(clean))
+
+
+def test_an_impossible_observation_can_be_taken_as_missing():
+    lenient, missing = small(impossible="missing"), small(impossible="missing")
+    y = GAPS.copy()
+    y[25] = 1e300
+    infos = lenient.update(y)
+    y[25] = np.nan
+    missing.update(y)
+    assert infos.status[25] == ss.Status.IMPOSSIBLE
+    assert infos.log_predictive[25] == 0.0
+    assert lenient.log_evidence == missing.log_evidence
+
+
+BAD = [
+    (lambda e: e.step([1.0, 2.0]), "shape"),
+    (lambda e: e.step("1.0"), "text"),
+    (lambda e: e.step(None), "NaN"),
+    (lambda e: e.step(1 + 2j), "real numbers"),
+    (lambda e: e.step(np.inf), "inf"),
+    (lambda e: e.step({"z": 1.0, "w": 2.0}), "columns are z, w"),
+    (lambda e: e.step(1.0, inputs=2.0), "reads none"),
+    (lambda e: e.step(1.0, noise_sd=-1.0), "noise_sd"),
+    (lambda e: e.step(1.0, time=5.0), "no time"),
+    (lambda e: e.update(np.zeros((3, 2))), r"\(rows, 1\)"),
+    (lambda e: e.update([0.0] * 499 + [-np.inf] + [0.0] * 100), "row 499"),
+    (lambda e: e.update([0.0] * 499 + ["x"]), "row 499|'x'"),
+    (lambda e: e.update([1.0, None]), "NaN"),
+    (lambda e: e.update([1.0, 2.0], time=[1.0, 2.0]), "no time"),
+]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    engine = small()
+    engine.update(GAPS[:20])
+    return engine
+
+
+@pytest.mark.parametrize(("call", "message"), BAD)
+def test_bad_input_is_named_and_changes_nothing(engine, call, message):
+    before = leaves(engine)
+    with pytest.raises(ss.errors.InputError, match=message):
+        call(engine)
+    assert_same(leaves(engine), before)
+
+
+def test_an_empty_block_is_nothing(engine):
+    before = leaves(engine)
+    assert len(engine.update([])) == 0
+    assert len(engine.update(np.zeros((0, 1)))) == 0
+    assert_same(leaves(engine), before)
+
+
+def test_time_must_go_forward_on_its_grid():
+    engine = small()
+    engine.update(GAPS[:3], time=np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "datetime64"))
+    before = leaves(engine)
+    for stamp in ("2020-01-03", "2020-01-01", "2020-01-05", "NaT"):
+        with pytest.raises(ss.errors.InputError, match="time"):
+            engine.step(1.0, time=np.datetime64(stamp, "ns"))
+        assert_same(leaves(engine), before)
+    engine.step(1.0, time=np.datetime64("2020-01-04"))
+    assert engine.t == 4
+
+
+def test_inputs_are_matched_and_checked():
+    pd = pytest.importorskip("pandas")
+    model = ss.models.Level() + ss.models.Regression(names=("a", "b")) + ss.models.Noise()
+    engine = ss.Engine(model, PRIOR, n_particles=32)
+    frame = pd.DataFrame({"b": [1.0, 2.0], "y": [0.5, np.nan], "a": [3.0, 4.0]})
+    engine.update(frame)
+    rows = engine._runtime.history.rows()
+    np.testing.assert_array_equal(rows.inputs[..., 0], [[3.0, 1.0], [4.0, 2.0]])
+    np.testing.assert_array_equal(rows.mask[:, 0, 0], [True, False])
+    for wrong in (None, [1.0], [1.0, 2.0, 3.0], [1.0, np.nan]):
+        with pytest.raises(ss.errors.InputError, match="inputs"):
+            engine.step(1.0, inputs=wrong)
+    assert engine.t == 2
+    engine.step(1.0, inputs={"b": 1.0, "a": 2.0})
+    assert engine.forecast(2, inputs=np.ones((2, 2)))["mean"].shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(n_particles=1), "n_particles"),
+        (dict(runs=0), "runs"),
+        (dict(ess_threshold=1.5), "ess_threshold"),
+        (dict(impossible="ignore"), "impossible"),
+        (dict(dtype="float16"), "dtype"),
+    ],
+)
+def test_options_that_make_no_sense(options, message):
+    with pytest.raises(ss.errors.ModelError, match=message):
+        ss.Engine(MODEL, PRIOR, **options)
+
+
+def test_priors_that_do_not_fit():
+    with pytest.raises(ss.errors.ModelError, match=r"sigma_obs.*sigma_level.*tau"):
+        ss.Engine(MODEL, Independent({"sigma_level": HalfNormal(1.0), "tau": HalfNormal(1.0)}))
+    with pytest.raises(ss.errors.ModelError, match="shape"):
+        ss.Engine(MODEL, Independent({"sigma_level": HalfNormal(1.0, (2,)), "sigma_obs": HalfNormal(1.0)}))
+    with pm.Model() as observed:
+        pm.HalfNormal("sigma_level", 1.0)
+        pm.Normal("y", 0.0, pm.HalfNormal("sigma_obs", 1.0), observed=[1.0])
+    with pytest.raises(ss.errors.ModelError, match="y"):
+        ss.Engine(MODEL, observed)
+    with pytest.raises(ss.errors.ModelError, match="pm.Model"):
+        ss.Engine(MODEL, "half-normal")
+
+
+def test_nothing_is_traced_twice():
+    engine = small()
+    engine.warmup()
+    before = leaves(engine)
+    fresh = small()
+    assert_same(before, leaves(fresh))
+    traced = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: traced.append(event))
+    try:
+        rng = np.random.default_rng(0)
+        moved = sum(engine.step(y).moved for y in rng.standard_normal(2000).cumsum())
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert moved >= 5
+    assert not [event for event in traced if "trace" in event or "compile" in event]
