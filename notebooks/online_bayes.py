@@ -109,8 +109,11 @@ engine.forecast(2)
 # ## Is it right?
 #
 # With two hyperparameters there is an independent check: the posterior on a grid, from a plain Kalman filter in NumPy.
-# It is also what one refit amounts to: all grid points times all of history, again after each new year. The engine
-# passed over each year once, and over all of history only when it moved.
+# It is also what a refit amounts to, all grid points times all of history, again after each new year. The engine's
+# particles took each year once, and went over all of history only when they were moved:
+
+# %%
+print("moved after the years", *years[5:][infos.moved].astype(int))
 
 
 # %%
@@ -135,8 +138,6 @@ for name, values in (("sigma_level", level), ("sigma_obs", obs)):
     ours = engine.summary().loc[name]
     print(f"{name}: grid {mean:.1f} ± {sd:.1f}, engine {ours['mean']:.1f} ± {ours['sd']:.1f}")
 print(f"log evidence: grid {log_evidence:.2f}, engine {engine.log_evidence:.2f}")
-visits = len(flow) + sum(int(t) for t in infos.t[infos.moved])
-print(f"a refit each year visits {len(flow) * (len(flow) + 1) // 2:,} observations; one pass and one sweep per move {visits:,}")
 
 # %% [markdown]
 # ## Missing data

@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 python=.venv/bin/python
 out=build/notebooks
 export SMCSSM_FAST="${SMCSSM_FAST:-1}"
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.pytest_cache/jax}"
 
 rm -rf "$out"
 mkdir -p "$out"

@@ -1,5 +1,7 @@
 """Two small configurations that the tests of read-outs share: each further one would cost its compilation."""
 
+import functools
+
 import numpy as np
 import pymc as pm
 
@@ -50,6 +52,13 @@ def walk(t, seed=0):
 def sensors(seed=2, **options):
     """Two channels, three runs, a vector among the hyperparameters, a Deterministic."""
     return ss.Engine(SENSORS, SENSOR_PRIOR, n_particles=N, runs=RUNS, seed=seed, **options)
+
+
+@functools.cache
+def fitted():
+    """One such engine after 50 rows, and what it reported: to read, not to go on with."""
+    engine = sensors()
+    return engine, engine.update(readings())
 
 
 def readings(t=50, seed=3):

@@ -19,9 +19,7 @@ ENTRIES = {"sigma_level": 1.0, "sigma_obs[north]": 2.0, "sigma_obs[south]": 2.0}
 
 @pytest.fixture(scope="module")
 def fitted():
-    engine = small.sensors()
-    engine.update(small.readings())
-    return engine
+    return small.fitted()[0]
 
 
 @pytest.fixture(scope="module")

@@ -284,7 +284,7 @@ def _panels(
             raise InputError(f"axes: got {len(panels)}, expected {count}")
         return panels[0].figure, panels
     rows = -(-count // columns)
-    size = (8.0, 0.7 + height * rows)
+    size = (8.0 if columns == 1 else 11.0, 0.7 + height * rows)
     figure, grid = plt.subplots(rows, columns, figsize=size, sharex=share, layout="constrained", squeeze=False)
     panels = list(grid.ravel())
     for spare in panels[count:]:

@@ -44,8 +44,8 @@ class Column(NamedTuple):
 
 
 def fence[T](values: T) -> T:
-    """Have these computed once."""
-    return jax.lax.optimization_barrier(values)
+    """Have these computed once on a CPU. A GPU has the arithmetic to spare, and wants one kernel."""
+    return jax.lax.optimization_barrier(values) if jax.default_backend() == "cpu" else values
 
 
 def panels(M: Rows, like: Array, first: int = 0) -> list[Panel]:

@@ -96,7 +96,7 @@ def _sample_stats(snapshot: Snapshot, chosen: np.ndarray) -> xr.Dataset:
     w = snapshot.weights()
     with jax.enable_x64(True):
         log_p = np.asarray(compiled(_log_prior, snapshot.smc)(snapshot.population))
-    log_lik = np.asarray(snapshot.population.log_lik)
+    log_lik = np.asarray(snapshot.population.log_lik) + np.asarray(snapshot.population.pending)
 
     def drawn(values: np.ndarray) -> tuple[tuple[str, str], np.ndarray]:
         return ("chain", "draw"), np.take_along_axis(values, chosen, axis=-1)
