@@ -65,7 +65,7 @@ def main() -> None:
     ratio = found["smcssm"] / found["jax, equinox"]
     help_time = statistics.median(seconds([sys.executable, "-m", "smcssm.cli", "--help"]) for _ in range(5))
     timing = steps(1000, 2000)
-    print(f"import smcssm {found['smcssm']:.2f} s, import jax, equinox {found['jax, equinox']:.2f} s: ratio {ratio:.3f}")
+    print(", ".join(f"import {name} {value:.2f} s" for name, value in found.items()) + f": ratio {ratio:.3f}")
     print(f"smcssm --help {help_time:.2f} s")
     print("LocalLevel, N = 1000, 2,000 steps, ms: " + ", ".join(f"{k} {v:.3g}" for k, v in timing.items()))
     if arguments.json:

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from smcssm import filters as filters
     from smcssm import models as models
     from smcssm import moves as moves
+    from smcssm import plots as plots
     from smcssm import priors as priors
     from smcssm import schedules as schedules
     from smcssm.core import Status as Status
@@ -16,7 +17,7 @@ else:
     # The same names, loaded when first used (PEP 562): `smcssm --help` need not wait for JAX. Where each one lives:
     # tests/test_cli.py holds this list and the one above together.
     _HOME = {
-        **dict.fromkeys(("errors", "filters", "models", "moves", "priors", "schedules"), ""),
+        **dict.fromkeys(("errors", "filters", "models", "moves", "plots", "priors", "schedules"), ""),
         "Status": "core",
         "Engine": "engine",
         "Immediate": "schedules",

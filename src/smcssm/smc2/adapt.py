@@ -77,8 +77,9 @@ def climb(
 def mixing(
     smc: SMC2, start: Float[Array, "z s n"], population: Population
 ) -> tuple[Float[Array, " s"], Float[Array, " s"], Int[Array, " s"]]:
-    """What is left of ``start``: the largest correlation of a component with its value there, and the share of
-    particles that have not moved; and the number of distinct particles.
+    """How much of ``start`` is left, and the number of distinct particles.
+
+    Left are the largest correlation of a component with its value at ``start``, and the share that has not moved.
     """
     del smc
     z = population.z
