@@ -12,7 +12,7 @@ import small
 import smcssm as ss
 from small import RUNS, N
 from smcssm.errors import SmcssmWarning
-from smcssm.readout.diagnose import lag_one, uniformity
+from smcssm.readout.diagnose import diagnose, lag_one, uniformity
 
 ENTRIES = {"sigma_level": 1.0, "sigma_obs[north]": 2.0, "sigma_obs[south]": 2.0}  # half normal, scale
 
@@ -44,6 +44,7 @@ def test_moves_and_weights_by_hand(fitted, diagnosis, value):
     assert value["distinct particles"] == min(distinct) <= N
     assert value["acceptance"] == move.acceptance[move.due].min()
     assert value["correlation with the start"] == move.correlation[move.due].max()
+    assert value["slow mixing"] == (move.status == ss.Status.SLOW_MIXING).any()
     w = np.exp(np.asarray(population(fitted).log_weight))
     assert value["ess now"] == pytest.approx((w.sum(axis=1) ** 2 / (w**2).sum(axis=1)).min())
     assert value["least ess on record"] == fitted.record["least_ess"].values.min()
@@ -203,6 +204,19 @@ def test_particles_outside_the_support_are_counted():
         table = wide.diagnose().table
     assert any("weight zero" in str(w.message) for w in told)
     assert table.loc["share at weight zero", "value"] == outside.mean() > 0.5
+
+
+def test_a_move_that_was_cut_short_is_found(fitted):
+    snapshot = fitted.snapshot()
+    status = np.array([0, ss.Status.SLOW_MIXING, 0])
+    verdict = diagnose(snapshot._replace(last_move=snapshot.last_move._replace(status=status))).table["verdict"]
+    assert verdict["slow mixing"] == "check"
+    due = np.array([False, True, False])  # what runs that did not move have there, says nothing
+    move = snapshot.last_move._replace(
+        due=due, correlation=np.array([0.9, 0.05, 0.9]), acceptance=np.array([0.0, 0.5, 0.0]), status=0 * status
+    )
+    table = diagnose(snapshot._replace(last_move=move)).table
+    assert list(table.loc[["correlation with the start", "slow mixing", "acceptance"], "value"]) == [0.05, 0, 0.5]
 
 
 def test_html_and_text(diagnosis):

@@ -33,10 +33,10 @@ def leaves(engine):
         arrays = jax.tree.leaves((state.population, state.pending))
         arrays = [jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a for a in arrays]
         out = [np.asarray(a) for a in arrays]
-    if len(engine._runtime.history):
-        out += jax.tree.leaves(engine._runtime.history.rows())
-    out += list(engine._ring.columns().values())
-    return out, (state.clock, state.layout, len(engine._runtime.history), engine._ring.total)
+    if state.length:
+        out += jax.tree.leaves(engine._runtime.history.rows(0, state.length))
+    out += list(engine._ring.columns(state.clock.taken).values())
+    return out, (state.clock, state.layout, state.length)
 
 
 def assert_same(a, b):
@@ -92,7 +92,7 @@ def test_replay_equals_what_every_particle_carries(dtype):
             params, belief = particles(smc, population.key, population.z, runtime.blank())
             zero = jnp.zeros_like(population.log_lik)
             start = metropolis.Challengers(population.z, params, belief, zero, zero)
-            pool, counters = np.full((1, 2), -1), (np.int64(0), np.int64(0))
+            pool, counters = np.full((2, 1), -1), (np.int64(0), np.int64(0))
             end = metropolis.replay(smc, population, start, runtime.history, pool, *counters)
             tolerance = 1e-10 if dtype == "float64" else 1e-4
             np.testing.assert_allclose(end.log_lik, population.log_lik, rtol=tolerance, atol=tolerance)

@@ -210,12 +210,12 @@ class AbstractKernel(eqx.Module):
         smc: Any,
         population: Any,
         history: Any,
-        pool: Int[Any, "k s"],
+        pool: Int[Any, "s k"],
         due: Bool[Any, " s"],
         rung: int,
         sweep: int,
-    ) -> tuple[Any, Float[Array, " s"]]:
-        """Move every particle of the series that are due once: (population, acceptance rate).
+    ) -> tuple[Any, Float[Array, " s"], Int[Array, " s"]]:
+        """Move every particle of the series that are due once: (population, acceptance rate, status).
 
         Runs on the host and calls compiled programs. ``population`` is resampled; ``pool`` lists the rows of history
         whose likelihood is partly pending (-1: none); ``rung`` and ``sweep`` count from 0 and make a sweep's keys.

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from smcssm import assemble, readout
-from smcssm.core import AbstractFilter, AbstractKernel, AbstractModel, AbstractPrior, AbstractSchedule
+from smcssm.core import (
+    AbstractFilter,
+    AbstractKernel,
+    AbstractModel,
+    AbstractPrior,
+    AbstractSchedule,
+    Observation,
+    Status,
+)
 from smcssm.ingest import one, to_block
 from smcssm.record import Ring, StepInfo, StepInfos
 from smcssm.runtime import Rows, Runtime
@@ -96,7 +105,7 @@ class Engine:
     @property
     def log_evidence(self) -> float:
         """log p(y_1:t), relative to the normalised prior; averaged over runs on the scale of the evidence."""
-        return float(_log_mean(self.snapshot().log_evidence()))
+        return float(_log_mean(np.asarray(self._runtime.state.population.log_evidence)))
 
     def step(
         self, y: Any, *, time: Any = None, inputs: Any = None, noise_sd: Any = None, exposure: Any = None
@@ -144,22 +153,24 @@ class Engine:
             )
             if len(block.dt) == 0:
                 return StepInfos.empty(ny)
-            with assemble.progress_bar(len(block.dt), progress) as tick:
-                rows = runtime.assimilate(block, clock, layout, tick)
-            infos, quantiles = _over_runs(rows, state.clock.taken, ny)
-            if self._ring is not None:
-                y = np.where(block.mask[..., 0], block.y[..., 0], np.nan)
-                least = rows.row.ess.min(axis=-1)
-                self._ring.append({**vars(infos), "y": y, "least_ess": least, "quantiles": quantiles})
+            bar = assemble.progress_bar(len(block.dt), progress)
+            return runtime.assimilate(block, clock, layout, bar, partial(self._report, block, state.clock.taken))
+
+    def _report(self, block: Observation, t: int, rows: Rows) -> StepInfos:
+        """What a call tells, and its place in the record; before the call is committed."""
+        infos, quantiles = _over_runs(rows, t, len(self.model.channel_names))
+        if self._ring is not None:
+            seen = block.mask[..., 0] & (rows.row.status[:, None, 0] != Status.IMPOSSIBLE)
+            y, least = np.where(seen, block.y[..., 0], np.nan), rows.row.ess.min(axis=-1)
+            self._ring.write(t, {**vars(infos), "y": y, "least_ess": least, "quantiles": quantiles})
         return infos
 
     def snapshot(self) -> Snapshot:
         """An immutable view of this moment."""
         with self._runtime.lock:
             state = self._runtime.state
-            record = None if self._ring is None else self._ring.columns()
-            history = self._runtime.history
-            data = history.rows() if len(history) else None
+            record = None if self._ring is None else self._ring.columns(state.clock.taken)
+            data = self._runtime.history.rows(0, state.length) if state.length else None
             return Snapshot(self._runtime.smc, state.population, state.clock.taken, record, data, state.last_move)
 
     def summary(self) -> pd.DataFrame:
@@ -175,16 +186,33 @@ class Engine:
         return readout.posterior(self.snapshot(), draws, seed)
 
     def forecast(
-        self, h: int, *, inputs: Any = None, quantiles: Sequence[float] = (0.05, 0.5, 0.95)
+        self,
+        h: int,
+        *,
+        inputs: Any = None,
+        noise_sd: Any = None,
+        exposure: Any = None,
+        quantiles: Sequence[float] = (0.05, 0.5, 0.95),
     ) -> xr.Dataset:
-        """Mean, sd and quantiles of the next h observations; a model with inputs needs h rows of them."""
+        """Mean, sd and quantiles of the next h observations.
+
+        What came with the observations is needed for the future as well: h rows of inputs, noise_sd, exposure.
+        """
         runtime = self._runtime
         with runtime.lock:
             state = runtime.state
             nothing = np.full((assemble.horizon(h), len(self.model.channel_names)), np.nan)
             clock = state.clock._replace(last=None, period=None)
             future, _, _ = to_block(
-                self.model, runtime.n_series, runtime.smc.dtype, clock, None, nothing, inputs=inputs
+                self.model,
+                runtime.n_series,
+                runtime.smc.dtype,
+                clock,
+                state.layout,
+                nothing,
+                inputs=inputs,
+                noise_sd=noise_sd,
+                exposure=exposure,
             )
             return readout.forecast(self.snapshot(), future, quantiles)
 

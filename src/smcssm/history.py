@@ -1,7 +1,7 @@
 """The journal: every observation so far, on the host, read back in chunks of one fixed size.
 
-Append-only: rows are never altered. Because a chunk is always padded to ``CHUNK`` rows, programs that replay history
-are compiled once, however long the stream.
+Append-only: rows are never altered. Storage is a list of segments, so that appending never copies what is there; and
+because a chunk always has ``CHUNK`` rows, programs that replay history are compiled once, however long the stream.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from jaxtyping import Bool, Int
 from smcssm.core import Observation
 
 CHUNK = 256
+SEGMENT = 16 * CHUNK
 
 
 class Chunk(NamedTuple):
-    """``length`` rows of history, padded to ``CHUNK``; ``pooled`` marks rows whose likelihood is partly pending."""
+    """``CHUNK`` rows of history, of which the first ``length`` count; ``pooled`` marks rows still partly pending."""
 
     rows: Observation
     pooled: Bool[np.ndarray, "t s"]
@@ -27,10 +28,10 @@ class Chunk(NamedTuple):
 
 
 class History:
-    """An in-memory journal: growing columns, one per leaf of the observation record."""
+    """An in-memory journal: segments of columns, one column per leaf of the observation record."""
 
     def __init__(self) -> None:
-        self._columns: list[np.ndarray] = []
+        self._segments: list[list[np.ndarray]] = []
         self._structure: Any = None
         self._length = 0
 
@@ -38,42 +39,54 @@ class History:
         return self._length
 
     def append(self, block: Observation, count: int) -> None:
-        """Add the first ``length`` rows of a block."""
+        """Add the first ``count`` rows of a block."""
         leaves, structure = jax.tree.flatten(block)
         if self._structure is None:
-            self._columns = [np.empty((CHUNK, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
             self._structure = structure
-        stop = self._length + count
-        for i, leaf in enumerate(leaves):
-            while len(self._columns[i]) < stop:
-                self._columns[i] = np.concatenate([self._columns[i], np.empty_like(self._columns[i])])
-            self._columns[i][self._length : stop] = leaf[:count]
-        self._length = stop
+        if structure != self._structure:
+            raise ValueError("the optional leaves of an observation record are there for all of a journal, or never")
+        taken = 0
+        while taken < count:
+            segment, place = divmod(self._length, SEGMENT)
+            if segment == len(self._segments):
+                self._segments.append([np.zeros((SEGMENT, *leaf.shape[1:]), leaf.dtype) for leaf in leaves])
+            size = min(count - taken, SEGMENT - place)
+            for column, leaf in zip(self._segments[segment], leaves, strict=True):
+                column[place : place + size] = leaf[taken : taken + size]
+            taken, self._length = taken + size, self._length + size
 
     def truncate(self, length: int) -> None:
-        """Forget rows from ``length`` on: the roll-back of a call that failed."""
+        """Forget rows from ``length`` on: those of a call that failed."""
         self._length = min(length, self._length)
+        if self._length == 0:
+            self._segments, self._structure = [], None
 
     def copy(self) -> History:
         """An independent journal with the same rows."""
         new = History()
-        new._columns, new._structure, new._length = [c.copy() for c in self._columns], self._structure, self._length
+        new._segments = [[column.copy() for column in segment] for segment in self._segments]
+        new._structure, new._length = self._structure, self._length
         return new
 
     def rows(self, start: int = 0, stop: int | None = None) -> Observation:
-        """A view of rows start to stop."""
+        """Rows start to stop."""
         stop = self._length if stop is None else stop
         if self._structure is None:
             raise IndexError("the history is empty")
-        return jax.tree.unflatten(self._structure, [column[start:stop] for column in self._columns])
+        first, last = start // SEGMENT, max(start, stop - 1) // SEGMENT
+        pieces = [
+            [column[max(0, start - i * SEGMENT) : stop - i * SEGMENT] for column in self._segments[i]]
+            for i in range(first, last + 1)
+        ]
+        leaves = pieces[0] if len(pieces) == 1 else [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+        return jax.tree.unflatten(self._structure, leaves)
 
-    def chunks(self, pool: Int[Any, "k s"]) -> Iterator[Chunk]:
+    def chunks(self, pool: Int[Any, "s k"]) -> Iterator[Chunk]:
         """All of history, oldest first. ``pool`` lists, per series, the row numbers that are pooled (-1: none)."""
         for start in range(0, self._length, CHUNK):
-            stop = min(start + CHUNK, self._length)
             numbers = np.arange(start, start + CHUNK)
-            pooled = (numbers[:, None, None] == np.asarray(pool)[None]).any(axis=1)
-            yield Chunk(pad(self.rows(start, stop), CHUNK), pooled, stop - start)
+            pooled = (numbers[:, None, None] == np.asarray(pool)[None]).any(axis=-1)
+            yield Chunk(self.rows(start, start + CHUNK), pooled, min(CHUNK, self._length - start))
 
 
 def pad(block: Observation, length: int) -> Observation:

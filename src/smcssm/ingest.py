@@ -228,6 +228,8 @@ def _elapsed(clock: Clock, time: Any, n: int, continuous: bool) -> tuple[np.ndar
         return np.zeros(0), clock
     if clock.last is None and not first:
         raise InputError("earlier observations had no time, this one has")
+    if not first and np.asarray(clock.last).dtype.kind != stamps.dtype.kind:
+        raise InputError(f"time: earlier stamps were like {clock.last}, this one is {stamps[0]}")
     previous = stamps[:1] if first else np.asarray([clock.last], stamps.dtype)
     gaps = np.diff(np.concatenate([previous, stamps]))
     numeric = gaps.dtype.kind == "f"

@@ -77,32 +77,33 @@ def _plain(value: Any) -> Any:
 
 
 class Ring:
-    """The last ``capacity`` rows of some columns."""
+    """The last ``capacity`` rows of some columns. How many rows there are is the caller's to know.
+
+    Twice the room is kept: rows that were written but never counted (the call failed) overwrite nothing that counts.
+    """
 
     def __init__(self, capacity: int) -> None:
-        self.capacity, self.total = capacity, 0
+        self.capacity = capacity
         self._columns: dict[str, np.ndarray] = {}
 
-    def append(self, columns: dict[str, np.ndarray]) -> None:
-        """Add rows; the oldest give way."""
+    def write(self, total: int, columns: dict[str, np.ndarray]) -> None:
+        """Put rows after the first ``total``."""
         n = len(next(iter(columns.values())))
         rows = np.arange(max(0, n - self.capacity), n)
-        places = (self.total + rows) % self.capacity
+        places = (total + rows) % (2 * self.capacity)
         for name, values in columns.items():
             if name not in self._columns:
-                self._columns[name] = np.empty((self.capacity, *values.shape[1:]), values.dtype)
+                self._columns[name] = np.empty((2 * self.capacity, *values.shape[1:]), values.dtype)
             self._columns[name][places] = values[rows]
-        self.total += n
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """Copies of the rows that are kept, oldest first."""
-        kept = min(self.total, self.capacity)
-        places = (self.total - kept + np.arange(kept)) % self.capacity
-        return {name: values[places] for name, values in self._columns.items()}
+    def columns(self, total: int) -> dict[str, np.ndarray]:
+        """Copies of the rows that are kept of the first ``total``, oldest first."""
+        kept = min(total, self.capacity)
+        places = (total - kept + np.arange(kept)) % (2 * self.capacity)
+        return {name: values[places] for name, values in self._columns.items()} if total else {}
 
     def copy(self) -> Ring:
         """An independent ring with the same rows."""
         new = Ring(self.capacity)
-        new.total = self.total
         new._columns = {name: values.copy() for name, values in self._columns.items()}
         return new

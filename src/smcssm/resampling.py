@@ -37,10 +37,11 @@ def systematic(key: Array, log_weight: Float[Array, " n"]) -> Int[Array, " n"]:
 def weighted_quantile(
     ordered: Float[Array, "... n"], weight: Float[Array, "... n"], levels: Float[Array, " q"]
 ) -> Float[Array, "... q"]:
-    """Quantiles of sorted values under normalised weights, interpolated between the middles of their masses."""
+    """The smallest of sorted values at which the cumulative normalised weight reaches each level."""
 
     def one(values: Float[Array, " n"], w: Float[Array, " n"]) -> Float[Array, " q"]:
-        return jnp.interp(levels, jnp.cumsum(w) - 0.5 * w, values)
+        cumulative = jnp.cumsum(w)
+        return values[jnp.searchsorted(cumulative, levels * cumulative[-1])]
 
     flat = jax.vmap(one)(ordered.reshape(-1, ordered.shape[-1]), weight.reshape(-1, weight.shape[-1]))
     return flat.reshape(*ordered.shape[:-1], levels.shape[0])

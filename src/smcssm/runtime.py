@@ -7,9 +7,11 @@ were. All programs run in float64 contexts of their own; the caller's JAX settin
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -22,7 +24,7 @@ from smcssm.errors import ImpossibleObservationError, ModelError
 from smcssm.history import History, pad
 from smcssm.ingest import Clock, Layout
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.step import SMC2, Population, Row, advance, fold_in, init, recorded_quantiles
+from smcssm.smc2.step import SMC2, Population, Row, advance, init, prior_draws, recorded_quantiles
 
 BLOCK = 64
 
@@ -34,6 +36,7 @@ class Committed(NamedTuple):
     pending: PyTree
     clock: Clock = Clock()
     layout: Layout | None = None
+    length: int = 0
     last_move: Any = None
 
 
@@ -54,15 +57,14 @@ class Runtime:
         self.smc, self.n_series, self.n_particles = smc, n_series, n_particles
         self.history = History()
         self.lock = threading.RLock()
+        self._busy = False
         self._run = compiled(advance, smc)
         with jax.enable_x64(True):
             self.state = self._fresh(seed)
 
     def _fresh(self, seed: int) -> Committed:
         key = self._keys(seed)
-        draws = [self.smc.prior.sample(k, self.n_particles) for k in fold_in(key, 2**32 - 1)]
-        z = np.stack([np.asarray(z, float) for z, _ in draws], axis=1)
-        log_weight = np.stack([np.asarray(w, float) for _, w in draws])
+        z, log_weight = prior_draws(self.smc, key, self.n_particles)
         if not np.isfinite(z).all():
             raise ModelError(f"{np.mean(~np.isfinite(z)):.1%} of the prior's draws are not finite")
         population = compiled(init, self.smc)(key, z, log_weight, self.blank())
@@ -85,17 +87,22 @@ class Runtime:
             inputs=np.zeros((nv, s), dtype) if nv else None,
         )
 
-    def assimilate(
-        self, block: Observation, clock: Clock, layout: Layout | None, progress: Callable[[int], None] | None = None
-    ) -> Rows:
-        """Take a block of at least one observation, all of it or none."""
-        with self.lock, jax.enable_x64(True):
-            state, length = self.state, len(self.history)
-            try:
-                population, pending, reports = state.population, state.pending, []
-                start, total = 0, len(block.dt)
-                evidence = [np.asarray(population.log_evidence)[None]]
-                last_move = state.last_move
+    def assimilate[T](
+        self,
+        block: Observation,
+        clock: Clock,
+        layout: Layout | None,
+        progress: AbstractContextManager[Callable[[int], None] | None],
+        report: Callable[[Rows], T],
+    ) -> T:
+        """Take a block of at least one observation, all of it or none; ``report`` runs just before it is committed."""
+        with self._alone(), jax.enable_x64(True):
+            state = self.state
+            self.history.truncate(state.length)  # rows of a call that failed never were
+            population, pending, reports = state.population, state.pending, []
+            start, total, last_move = 0, len(block.dt), state.last_move
+            evidence = [np.asarray(population.log_evidence)[None]]
+            with progress as tick:
                 while start < total:
                     part = jax.tree.map(lambda leaf, a=start: leaf[a : a + BLOCK], block)
                     population, pending, rows, move = self._advance(population, pending, part)
@@ -103,15 +110,25 @@ class Runtime:
                     reports.append((rows, move))
                     evidence.append(rows.log_evidence)
                     last_move = last_move if move is None else move
-                    if progress is not None:
-                        progress(len(rows.ess))
-                if not np.isfinite(evidence[-1]).all():
-                    raise FloatingPointError("the evidence is not finite: the engine is unchanged")
-                self.state = Committed(population, pending, clock, layout, last_move)
-            except BaseException:
-                self.history.truncate(length)
-                raise
-        return _join(reports, np.concatenate(evidence), self.n_series)
+                    if tick is not None:
+                        tick(len(rows.ess))
+            if not np.isfinite(evidence[-1]).all():
+                raise FloatingPointError("the evidence is not finite: the engine is unchanged")
+            published = report(_join(reports, np.concatenate(evidence), self.n_series))
+            self.state = Committed(population, pending, clock, layout, state.length + total, last_move)
+        return published
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The lock, also against a signal handler that calls the engine in the middle of a call."""
+        with self.lock:
+            if self._busy:
+                raise RuntimeError("the engine is in the middle of a call: it cannot be called from within")
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
 
     def _advance(
         self, population: Population, pending: PyTree, part: Observation
@@ -154,8 +171,8 @@ class Runtime:
 
     def reset(self, seed: int) -> None:
         """Back to the prior."""
-        with self.lock, jax.enable_x64(True):
-            self.state, self.history = self._fresh(seed), History()
+        with self._alone(), jax.enable_x64(True):
+            self.state = self._fresh(seed)
 
     def warmup(self) -> None:
         """Compile everything that a stream will need, without touching the state."""

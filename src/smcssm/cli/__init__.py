@@ -49,9 +49,7 @@ def models(
 
 @app.command()
 def stream(  # noqa: PLR0913
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE|-", exists=True, dir_okay=False, allow_dash=True, help="- is stdin.")
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE|-", help="- is stdin.")],
     *,
     model: Annotated[str, typer.Option(help='A name, or a sum: "level+seasonal:12+noise"; see `smcssm models`.')],
     column: Annotated[list[str], typer.Option(help="Column of the observations; once per channel of the model.")],
@@ -83,15 +81,17 @@ def stream(  # noqa: PLR0913
     Empty cells, nan, na, none and null are missing values: time passes, nothing is observed. Lines that cannot be
     taken, and a summary at the end, go to stderr.
     """
+    if str(file) != "-" and not file.exists():
+        raise _failed(f"{file}: no such file", 2)
     _keep_compiled()
     from smcssm.cli.rows import Columns
-    from smcssm.cli.stream import Session, Settings
+    from smcssm.cli.session import Session, Settings
     from smcssm.errors import SmcssmError
 
     settings = Settings(model, Columns(tuple(column), time), on_error, scale, initial_mean, initial_sd, particles, seed)
     try:
         code = Session(settings).run(file, format)
-    except SmcssmError as error:
+    except (SmcssmError, OSError) as error:
         raise _failed(str(error), 2) from None
     raise typer.Exit(code)
 

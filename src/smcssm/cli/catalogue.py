@@ -5,6 +5,7 @@ What a name means is said by the docstring of the class that it builds, and nowh
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import operator
 from collections.abc import Callable
@@ -60,13 +61,13 @@ COMPONENTS = {
     ),
     "fourier": Entry(
         FourierSeasonal,
-        lambda s, a: m.Seasonal(_number(a[0]), "fourier", *map(_number, a[1:]), initial_sd=s.sd),
+        lambda s, a: m.Seasonal(_number(a[0]), "fourier", *map(_whole, a[1:]), initial_sd=s.sd),
         "fourier:48:1",
         ("PERIOD", "HARMONICS"),
         optional=1,
         starts=False,
     ),
-    "ar": Entry(m.AR, lambda s, a: m.AR(_number(a[0])), "ar:2", ("ORDER",), starts=False),
+    "ar": Entry(m.AR, lambda s, a: m.AR(_whole(a[0])), "ar:2", ("ORDER",), starts=False),
     "regression": Entry(
         m.Regression,
         lambda s, a: m.Regression(names=a[0].split(","), initial_sd=s.sd),
@@ -137,14 +138,19 @@ def _component(spec: str, text: str) -> tuple[Entry, list[str]]:
     return entry, arguments
 
 
-def _number(text: str) -> Any:
-    """A whole number or a decimal one; text is left for the model to complain about by name."""
+def _number(text: str) -> int | float:
+    """A whole number where it is one."""
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return kind(text)
-        except ValueError:
-            pass
-    return text
+    raise ModelError(f"model: expected a number, got {text!r}")
+
+
+def _whole(text: str) -> int:
+    number = _number(text)
+    if not isinstance(number, int):
+        raise ModelError(f"model: expected a whole number, got {text!r}")
+    return number
 
 
 def _usage(name: str, entry: Entry) -> str:

@@ -86,11 +86,11 @@ def _from_json(lines: Iterator[tuple[int, bytes]], columns: Columns) -> Iterator
     for number, raw in lines:
         try:
             record = json.loads(_text(raw).removeprefix("\ufeff"))
-        except (json.JSONDecodeError, RecursionError) as error:
-            yield _rejected(number, f"not JSON: {error}", columns)
-            continue
         except InputError as error:
             yield _rejected(number, str(error), columns)
+            continue
+        except (ValueError, RecursionError) as error:  # ValueError: not JSON, or an integer of thousands of digits
+            yield _rejected(number, f"not JSON: {error}", columns)
             continue
         if not isinstance(record, dict):
             yield _rejected(number, f"expected a JSON object, got {_short(record)}", columns)

@@ -5,13 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Group
 from rich.table import Table
 
-from smcssm.cli.rows import count
-
 if TYPE_CHECKING:
-    from smcssm.cli.stream import Session
     from smcssm.engine import Engine
 
 
@@ -37,18 +33,6 @@ def posterior(engine: Engine, title: str, ahead: dict[str, int] | None = None) -
                 row = (step["mean"].values[i], step["sd"].values[i], *np.ravel(step["quantiles"].values[i]))
                 table.add_row(name, *map(number, row))
     return table
-
-
-def summary(session: Session, seconds: float) -> Group:
-    """The end of a stream."""
-    engine = session.engine
-    assert engine is not None
-    table = posterior(engine, f"after {count(engine.t, 'observation')}", {"next observation": 1})
-    text = (
-        f"{count(engine.t, 'observation')} ({session.missing} missing), {count(session.rejected, 'line')} rejected, "
-        f"{count(session.moves, 'move')}, log evidence {session.log_evidence:.2f}, {seconds:.1f} s"
-    )
-    return Group(table, text)
 
 
 def number(value: Any) -> str:

@@ -126,7 +126,7 @@ def _short(value: float) -> str:
 
 def _moves(snapshot: Snapshot) -> Iterator[Item]:
     """How well the last move mixed, and how many particles are not copies of another."""
-    names = "distinct particles", "correlation with the start", "acceptance"
+    names = "distinct particles", "correlation with the start", "slow mixing", "acceptance"
     move, z = snapshot.last_move, np.asarray(snapshot.population.z)
     if move is None:
         yield from map(_absent, names)
@@ -135,16 +135,14 @@ def _moves(snapshot: Snapshot) -> Iterator[Item]:
     distinct = float(min(len(np.unique(run, axis=-1).T) for run in np.moveaxis(z, 1, 0)))
     few = "the last move left too many copies: more n_particles"
     yield _judge(names[0], distinct, ">=", float(math.ceil(n / 4)), few)
-    yield _judge(
-        names[1],
-        float(np.max(np.asarray(move.correlation)[moved])),
-        "<=",
-        max(0.1, 3 / n**0.5),
-        "the last move stopped before its particles were decorrelated: schedule=Immediate(max_sweeps=100), or more "
-        "n_particles, to which proposals fit better",
+    slow = (
+        "the last move stopped before its particles had left their places: schedule=Immediate(max_sweeps=100), or more "
+        "n_particles, to which proposals fit better"
     )
+    yield _judge(names[1], float(np.max(np.asarray(move.correlation)[moved])), "<=", max(0.1, 3 / n**0.5), slow)
+    yield _judge(names[2], float(np.max(np.asarray(move.status)) >= Status.SLOW_MIXING), "<=", 0.0, slow)
     yield _judge(
-        names[2],
+        names[3],
         float(np.min(np.asarray(move.acceptance)[moved])),
         ">=",
         0.1,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from smcssm.core import Observation
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.step import SMC2, Population, at_particles, fold_in
+from smcssm.smc2.step import SMC2, Population, Stream, at_particles, stream
 from smcssm.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def predictives(smc: SMC2, population: Population, future: Observation) -> Any:
     future = eqx.tree_at(lambda o: o.mask, future, jnp.zeros_like(future.mask))
 
     def step(belief: Any, obs: Observation) -> Any:
-        key = fold_in(population.key, obs.index, 0)
+        key = stream(population.key, Stream.FORECAST, obs.index)
         belief, info = smc.filter.step(key, population.params, belief, at_particles(obs))
         return belief, (info.mean, info.sd)
 

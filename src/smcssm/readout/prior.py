@@ -10,7 +10,7 @@ import numpy as np
 
 from smcssm.core import at_each_particle
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.step import SMC2, fold_in
+from smcssm.smc2.step import SMC2, prior_draws
 from smcssm.snapshot import Snapshot
 
 
@@ -22,10 +22,9 @@ def prior(snapshot: Snapshot) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """
     smc, n = snapshot.smc, snapshot.population.log_weight.shape[-1]
     with jax.enable_x64(True):
-        draws = [smc.prior.sample(key, n) for key in fold_in(snapshot.population.key, 2**32 - 1)]
-        z = np.stack([np.asarray(z, float) for z, _ in draws], axis=1)
+        z, log_weight = prior_draws(smc, snapshot.population.key, n)
         theta, inside = jax.device_get(compiled(_theta, smc)(z))
-    log_weight = np.where(inside, np.stack([np.asarray(w, float) for _, w in draws]), -np.inf)
+    log_weight = np.where(inside, log_weight, -np.inf)
     w = np.exp(log_weight - log_weight.max(axis=-1, keepdims=True))
     return theta, w / w.sum(axis=-1, keepdims=True)
 

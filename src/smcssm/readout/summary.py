@@ -44,10 +44,10 @@ def _row(values: np.ndarray, w: np.ndarray) -> list[float]:
 
 
 def weighted_quantiles(values: np.ndarray, w: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Quantiles under normalised weights, interpolated between the middles of their masses."""
+    """The smallest value at which the cumulative weight reaches each level."""
     order = np.argsort(values)
-    mass = w[order]
-    return np.interp(levels, np.cumsum(mass) - 0.5 * mass, values[order])
+    cumulative = np.cumsum(w[order])
+    return values[order][np.searchsorted(cumulative, levels * cumulative[-1])]
 
 
 def labels(prior: AbstractPrior, name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:

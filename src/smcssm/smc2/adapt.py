@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.resampling import effective_sample_size, log_mean_weight, systematic
-from smcssm.smc2.step import SMC2, Population, fold_in, select, tempering_exponent, times
+from smcssm.smc2.step import SMC2, Population, Stream, fold_in, select, stream, tempering_exponent, times
 
 
 @lru_cache(maxsize=512)
@@ -22,8 +22,8 @@ def compiled(function: Callable[..., Any], smc: SMC2, *constants: Any) -> Callab
 
 
 def move_key(population: Population, rung: Any, sweep: Any) -> Array:
-    """The key of one sweep of a move at the current time; filters use counter 0 of the same time."""
-    return fold_in(population.key, population.t - 1, 1, rung, sweep)
+    """The key of one sweep of a move at the current time; its users fold in a number of their own."""
+    return stream(population.key, Stream.MOVE, population.t, rung, sweep)
 
 
 def gather(leaves: PyTree, ancestors: Int[Array, "s n"]) -> PyTree:
@@ -44,7 +44,7 @@ def carried(population: Population) -> tuple:
 def resample(smc: SMC2, population: Population, due: Bool[Array, " s"], rung: Int[Array, ""]) -> Population:
     """Systematic resampling of the series that are due; their weights become equal."""
     del smc
-    keys = fold_in(move_key(population, rung, 0), 1)
+    keys = fold_in(move_key(population, rung, 0), 0)
     ancestors = jax.vmap(systematic)(keys, population.log_weight)
     chosen = gather(carried(population), ancestors)
     new = eqx.tree_at(lambda p: (*carried(p), p.log_weight), population, (*chosen, jnp.zeros_like(population.log_lik)))

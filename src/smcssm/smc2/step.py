@@ -13,11 +13,13 @@ apart from ``log_lik``, so that a likelihood of exp(-1e10) does not swallow the 
 
 from __future__ import annotations
 
+import enum
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.core import (
@@ -78,6 +80,27 @@ class Row(NamedTuple):
     quantiles: Float[Any, "h q s"]
 
 
+class Stream(enum.IntEnum):
+    """What a key is for: streams of randomness that never meet."""
+
+    PRIOR = 0
+    INIT = 1
+    FILTER = 2
+    MOVE = 3
+    FORECAST = 4
+
+
+def stream(key: Array, purpose: Stream, *counters: Any) -> Array:
+    """One key per series for one purpose at one time. Each is split further, or used, by one caller alone."""
+    return fold_in(key, int(purpose), *counters)
+
+
+def prior_draws(smc: SMC2, key: Array, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The draws z ``[z, s, n]`` that a population of these keys starts from, and their log weights. On the host."""
+    draws = [smc.prior.sample(k, n) for k in stream(key, Stream.PRIOR)]
+    return np.stack([np.asarray(z, float) for z, _ in draws], axis=1), np.stack([np.asarray(w) for _, w in draws])
+
+
 def fold_in(key: Array, *data: Any) -> Array:
     """One key per series, made specific by counters."""
     for d in data:
@@ -90,8 +113,7 @@ def log_prior(smc: SMC2, z: Float[Array, "z s n"]) -> Float[Array, "s n"]:
 
     def one(z: Float[Array, " z"]) -> Float[Array, ""]:
         inside = smc.filter.model.support(smc.prior.constrain(z))
-        value = smc.prior.log_prob(z)
-        return jnp.where(inside & ~jnp.isnan(value), value, -jnp.inf)
+        return jnp.where(inside, smc.prior.log_prob(z), -jnp.inf)
 
     return at_each_particle(one)(z)
 
@@ -117,7 +139,7 @@ def init(
     theta = at_each_particle(smc.prior.constrain)(z)
     inside = at_each_particle(smc.filter.model.support)(theta)
     log_weight = jnp.where(inside, log_weight, -jnp.inf)
-    params, belief = particles(smc, fold_in(key, 0), z, blank)
+    params, belief = particles(smc, stream(key, Stream.INIT), z, blank)
     series = jnp.zeros(z.shape[1])
     population = Population(
         key=key,
@@ -150,12 +172,16 @@ def sort_marginals(smc: SMC2, population: Population) -> Population:
 
 def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Population, Row]:
     """Take one observation of every series. A series that cannot take it stays as it was, status IMPOSSIBLE."""
-    key = fold_in(population.key, obs.index, 0)
+    key = stream(population.key, Stream.FILTER, obs.index)
     belief, info = smc.filter.step(key, population.params, population.belief, at_particles(obs))
     increment, status = _checked(population.log_weight, info)
     impossible = ~jnp.any(jnp.isfinite(increment + population.log_weight), axis=-1)
     if smc.impossible == "missing":
-        belief, increment = _as_missing(smc, key, population, obs, belief, increment, impossible)
+        belief, increment = jax.lax.cond(
+            jnp.any(impossible),
+            lambda: _as_missing(smc, key, population, obs, belief, increment, impossible),
+            lambda: (belief, increment),
+        )
     new, ess = _reweight(smc, population, increment)
     new = eqx.tree_at(lambda p: (p.belief, p.t), new, (belief, population.t + 1))
     taken = jnp.ones_like(impossible) if smc.impossible == "missing" else ~impossible
@@ -171,9 +197,12 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
 
 
 def _checked(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Float[Array, "s n"], Int[Array, "s n"]]:
-    """The increments in float64, NaN made -inf under a status of its own; particles of weight zero say nothing."""
+    """The increments in float64, NaN and +inf made -inf under a status of their own.
+
+    Particles of weight zero say nothing.
+    """
     increment = info.log_lik.astype(jnp.float64)
-    broken = jnp.isnan(increment)
+    broken = jnp.isnan(increment) | jnp.isposinf(increment)
     status = jnp.maximum(info.status.astype(jnp.int32), jnp.where(broken, Status.NOT_FINITE, Status.OK))
     return jnp.where(broken, -jnp.inf, increment), jnp.where(jnp.isfinite(log_weight), status, Status.OK)
 
@@ -207,6 +236,7 @@ def _reweight(
             lambda: jnp.where(fresh, tempering_exponent(old, increment, jnp.ones_like(phi)), phi),
             lambda: phi,
         )
+        surprise = surprise & (phi < 1)
     settled = population.log_lik + jnp.where(surprise[:, None], 0.0, increment)
     pending = population.pending + jnp.where(surprise[:, None], increment, 0.0)
     entering = jnp.where(surprise[:, None], times(phi[:, None], increment), increment)

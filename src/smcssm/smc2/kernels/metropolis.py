@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from smcssm.core import AbstractKernel, AbstractProposal, Observation
+from smcssm.core import AbstractKernel, AbstractProposal, Observation, Status
 from smcssm.history import Chunk, History
 from smcssm.smc2.adapt import carried, compiled, move_key
 from smcssm.smc2.proposals import RandomWalk, StudentT
@@ -60,11 +60,11 @@ class Metropolis(AbstractKernel):
         smc: SMC2,
         population: Population,
         history: History,
-        pool: Int[Any, "k s"],
+        pool: Int[Any, "s k"],
         due: Bool[Any, " s"],
         rung: int,
         sweep: int,
-    ) -> tuple[Population, Float[Array, " s"]]:
+    ) -> tuple[Population, Float[Array, " s"], Int[Array, " s"]]:
         """One proposal per particle, replayed and judged."""
         which = sweep % self.cycle
         first = jax.tree.map(lambda leaf: leaf[0], history.rows(0, 1))
@@ -83,13 +83,13 @@ def propose(
     sweep: Int[Array, ""],
 ) -> tuple[Challengers, Float[Array, "s n"]]:
     """Fit a proposal to each series, draw from it, and start the filters at the draws."""
-    key = fold_in(move_key(population, rung, sweep), 2)
+    key = move_key(population, rung, sweep)
     z = jnp.moveaxis(population.z, 1, 0)
     tuning = jax.vmap(proposal.fit)(z, population.log_weight, population.scale[..., 0].T)
-    z_new = jax.vmap(proposal.propose)(key, tuning, z)
+    z_new = jax.vmap(proposal.propose)(fold_in(key, 1), tuning, z)
     log_ratio = jax.vmap(proposal.log_ratio)(tuning, z, z_new)
     z_new = jnp.moveaxis(z_new, 0, 1)
-    params, belief = particles(smc, fold_in(key, 1), z_new, blank_like(first))
+    params, belief = particles(smc, fold_in(key, 2), z_new, blank_like(first))
     zero = jnp.zeros_like(population.log_lik)
     return Challengers(z_new, params, belief, zero, zero), log_ratio
 
@@ -99,7 +99,7 @@ def replay(
     population: Population,
     challengers: Challengers,
     history: History,
-    pool: Int[Any, "k s"],
+    pool: Int[Any, "s k"],
     rung: Any,
     sweep: Any,
 ) -> Challengers:
@@ -125,7 +125,6 @@ def replay_chunk(
         obs, pooled = jax.tree.map(lambda leaf: leaf[i], (chunk.rows, chunk.pooled))
         belief, info = smc.filter.step(fold_in(key, obs.index), c.params, c.belief, at_particles(obs))
         increment = info.log_lik.astype(jnp.float64)
-        increment = jnp.where(jnp.isnan(increment), -jnp.inf, increment)
         settled = c.log_lik + jnp.where(pooled[:, None], 0.0, increment)
         pending = c.pending + jnp.where(pooled[:, None], increment, 0.0)
         new = eqx.tree_at(
@@ -144,20 +143,24 @@ def accept(
     due: Bool[Array, " s"],
     rung: Int[Array, ""],
     sweep: Int[Array, ""],
-) -> tuple[Population, Float[Array, " s"]]:
-    """Metropolis-Hastings in the series that are due; returns the acceptance rate of each."""
+) -> tuple[Population, Float[Array, " s"], Int[Array, " s"]]:
+    """Metropolis-Hastings in the series that are due; returns acceptance rate and status of each.
+
+    A challenger whose density is NaN or infinite is rejected, under a status of its own.
+    """
     key = fold_in(move_key(population, rung, sweep), 4)
     n = population.log_lik.shape[-1]
     uniform = jax.vmap(lambda k: jax.random.uniform(k, (n,), jnp.float64))(key)
     new, old = (tempered_log_density(smc, population.phi, at) for at in (challengers, population))
-    alive = jnp.isfinite(new)
+    alive, broken = jnp.isfinite(new), jnp.any(jnp.isnan(new) | jnp.isposinf(new), axis=-1)
     accepted = alive & (jnp.log(uniform) < jnp.where(alive, new, 0.0) - old + log_ratio) & due[:, None]
     chosen = jax.tree.map(
         lambda a, b: jnp.where(accepted.reshape((1,) * (a.ndim - 2) + accepted.shape), a, b),
         (challengers.z, challengers.params, challengers.belief, challengers.log_lik, challengers.pending),
         carried(population),
     )
-    return eqx.tree_at(carried, population, chosen), jnp.mean(accepted, axis=-1)
+    status = jnp.where(broken, Status.NOT_FINITE, Status.OK)
+    return eqx.tree_at(carried, population, chosen), jnp.mean(accepted, axis=-1), status
 
 
 def tempered_log_density(

@@ -36,14 +36,15 @@ class MoveReport(NamedTuple):
     correlation: Float[np.ndarray, " s"]
     distinct: Int[np.ndarray, " s"]
     status: Int[np.ndarray, " s"]
+    sweeps: Int[np.ndarray, " s"]
     rungs: int = 0
-    sweeps: int = 0
 
     @classmethod
     def start(cls, population: Population, due: Bool[np.ndarray, " s"]) -> MoveReport:
         """Before the first sweep."""
         zero = np.zeros(due.shape)
-        return cls(np.asarray(population.t), due, zero, zero, zero.astype(int), zero.astype(int))
+        none = zero.astype(int)
+        return cls(np.asarray(population.t), due, zero, zero, none, none, none)
 
 
 class Immediate(AbstractSchedule):
@@ -71,7 +72,7 @@ class Immediate(AbstractSchedule):
     ) -> tuple[PyTree[Array], Population, MoveReport]:
         """Resample, move, and climb to phi = 1."""
         report = MoveReport.start(population, due)
-        pool = np.where(np.asarray(population.phi) < 1, len(history) - 1, -1)[None]
+        pool = np.where(np.asarray(population.phi) < 1, len(history) - 1, -1)[:, None]
         while due.any():
             if report.rungs == self.max_rungs:
                 raise ImpossibleObservationError(_TOO_FAR.format(report.rungs, np.min(population.phi)))
@@ -80,14 +81,14 @@ class Immediate(AbstractSchedule):
             population, due = compiled(climb, smc)(population, due)
             due, report = np.asarray(due), report._replace(rungs=report.rungs + 1)
         population = compiled(sort_marginals, smc)(population)
-        return pending, population, report._replace(acceptance=report.acceptance / report.sweeps)
+        return pending, population, report._replace(acceptance=report.acceptance / np.maximum(report.sweeps, 1))
 
     def _sweep(
         self,
         smc: SMC2,
         population: Population,
         history: History,
-        pool: Int[np.ndarray, "k s"],
+        pool: Int[np.ndarray, "s k"],
         due: Bool[np.ndarray, " s"],
         report: MoveReport,
     ) -> tuple[Population, MoveReport]:
@@ -98,25 +99,28 @@ class Immediate(AbstractSchedule):
         """
         start, n = population.z, population.z.shape[-1]
         for sweep in range(self.max_sweeps):
-            population, rate = smc.kernel.sweep(smc, population, history, pool, due, report.rungs, sweep)
+            population, rate, status = smc.kernel.sweep(smc, population, history, pool, due, report.rungs, sweep)
             correlation, stayed, distinct = jax.device_get(compiled(mixing, smc)(start, population))
             report = report._replace(
-                sweeps=report.sweeps + 1,
+                sweeps=report.sweeps + due,
                 acceptance=report.acceptance + np.where(due, rate, 0.0),
                 correlation=np.where(due, correlation, report.correlation),
                 distinct=np.where(due, distinct, report.distinct),
+                status=np.maximum(report.status, np.where(due, status, Status.OK)),
             )
-            if np.max(correlation[due]) < max(0.1, 3 / n**0.5) and np.max(stayed[due]) < 0.05:
+            due = due & ((correlation >= max(0.1, 3 / n**0.5)) | (stayed >= 0.05))
+            if not due.any():
                 return population, report
-        return population, report._replace(status=np.where(due, Status.SLOW_MIXING, report.status))
+        slow = np.where(due, Status.SLOW_MIXING, Status.OK)
+        return population, report._replace(status=np.maximum(report.status, slow))
 
     def warmup(self, smc: SMC2, pending: PyTree[Array], population: Population, history: History) -> None:
         """One sweep of each proposal, thrown away."""
         due = np.ones(population.t.shape, bool)
-        pool = np.full((1, len(due)), -1)
+        pool = np.full((len(due), 1), -1)
         moved = compiled(resample, smc)(population, due, np.int64(0))
         for sweep in range(smc.kernel.cycle):
-            moved, _ = smc.kernel.sweep(smc, moved, history, pool, due, 0, sweep)
+            moved, _, _ = smc.kernel.sweep(smc, moved, history, pool, due, 0, sweep)
         compiled(mixing, smc)(population.z, moved)
         compiled(climb, smc)(moved, due)
         compiled(sort_marginals, smc)(moved)

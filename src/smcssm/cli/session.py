@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group
 
-from smcssm.cli import catalogue
+from smcssm.cli import catalogue, tables
 from smcssm.cli.clock import Grid, written
 from smcssm.cli.rows import Columns, Row, count, format_of, rows
-from smcssm.cli.tables import summary
 from smcssm.core import AbstractModel
 from smcssm.engine import Engine
 from smcssm.errors import ModelError, SmcssmError
@@ -157,6 +156,18 @@ class Session:
 
     def _note(self, line: int | None, text: str) -> None:
         self.err.print(f"line {line}: {text}", markup=False)
+
+
+def summary(session: Session, seconds: float) -> Group:
+    """The end of a stream."""
+    engine = session.engine
+    assert engine is not None
+    table = tables.posterior(engine, f"after {count(engine.t, 'observation')}", {"next observation": 1})
+    text = (
+        f"{count(engine.t, 'observation')} ({session.missing} missing), {count(session.rejected, 'line')} rejected, "
+        f"{count(session.moves, 'move')}, log evidence {session.log_evidence:.2f}, {seconds:.1f} s"
+    )
+    return Group(table, text)
 
 
 def spread(values: np.ndarray) -> float:

@@ -1,0 +1,50 @@
+"""Sphinx configuration; `make docs` builds strictly and runs the notebooks."""
+
+import os
+import re
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+# The notebooks live beside the sources; Sphinx reads only what lies under docs/. They run small.
+shutil.rmtree(HERE / "notebooks", ignore_errors=True)
+(HERE / "notebooks").mkdir()
+for notebook in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
+    shutil.copy(notebook, HERE / "notebooks")
+os.environ.setdefault("SMCSSM_FAST", "1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE.parent / ".pytest_cache" / "jax"))
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+project = "smcssm"
+author = copyright = "The smcssm developers"
+release = version = metadata.version("smcssm")
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
+exclude_patterns = ["_build", "jupyter_execute"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+nb_execution_mode = "cache"
+nb_execution_timeout = 900
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+autodoc_typehints = "none"  # shapes are strings, not names to be looked up
+autodoc_member_order = "bysource"
+autoclass_content = "class"
+napoleon_google_docstring = True
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = "smcssm"
+
+
+def plain_text(app, what, name, obj, options, lines):
+    """Docstrings are plain text with ``code``: a star or a bar outside of that is itself, not markup."""
+    lines[:] = [re.sub(r"(``.*?``)|([*|])", lambda m: m[1] or "\\" + m[2], line) for line in lines]
+
+
+def setup(app):
+    """Before napoleon, which makes markup of sections."""
+    app.connect("autodoc-process-docstring", plain_text, priority=400)
