@@ -11,6 +11,7 @@ import quadrature
 import smcssm as ss
 from smcssm.priors import HalfNormal, Independent
 from smcssm.runtime import Runtime
+from smcssm.smc2 import challengers, step
 from smcssm.smc2.kernels import metropolis
 from smcssm.smc2.schedules.immediate import Immediate as ImmediateSchedule
 from smcssm.smc2.step import particles
@@ -91,9 +92,9 @@ def test_replay_equals_what_every_particle_carries(dtype):
         with jax.enable_x64(True):
             params, belief = particles(smc, population.key, population.z, runtime.blank())
             zero = jnp.zeros_like(population.log_lik)
-            start = metropolis.Challengers(population.z, params, belief, zero, zero)
+            start = challengers.Challengers(population.z, params, belief, zero, zero)
             pool, counters = np.full((2, 1), -1), (np.int64(0), np.int64(0))
-            end = metropolis.replay(smc, population, start, runtime.history, pool, *counters)
+            end = challengers.replay(smc, population, start, runtime.history, pool, *counters)
             tolerance = 1e-10 if dtype == "float64" else 1e-4
             np.testing.assert_allclose(end.log_lik, population.log_lik, rtol=tolerance, atol=tolerance)
             np.testing.assert_allclose(end.belief.mean, population.belief.mean, rtol=tolerance, atol=tolerance)
@@ -342,3 +343,91 @@ def test_nothing_is_traced_twice():
         jax.monitoring.clear_event_listeners()
     assert moved >= 5
     assert not [event for event in traced if "trace" in event or "compile" in event]
+
+
+def test_a_call_that_is_interrupted_never_was(monkeypatch):
+    """Interrupts in a move of the very first call, and while the record is written; then another record layout."""
+    engine, clean = small(), small()
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    before = leaves(engine)
+    for owner, name in ((metropolis, "replay"), (type(engine._ring), "write")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                engine.update(GAPS, noise_sd=3.0)
+        assert_same(leaves(engine), before)
+    engine.update(GAPS)
+    clean.update(GAPS)
+    assert_same(leaves(engine), leaves(clean))
+
+
+def test_an_engine_cannot_be_called_from_within_itself(monkeypatch):
+    engine = small()
+    inner = metropolis.replay
+
+    def nested(*arguments):
+        engine.step(0.0)
+        return inner(*arguments)
+
+    monkeypatch.setattr(metropolis, "replay", nested)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        engine.update(GAPS)
+    monkeypatch.undo()
+    engine.update(GAPS)
+    clean = small()
+    clean.update(GAPS)
+    assert_same(leaves(engine), leaves(clean))
+
+
+def test_particles_that_a_likelihood_rules_out_leave_nothing_pending():
+    """Many increments of -inf and the others alike: no exponent below 1 is needed, so nothing may stay pending."""
+    engine = small()
+    engine.update(GAPS[:5])
+    population, smc = engine._runtime.state.population, engine._runtime.smc
+    with jax.enable_x64(True):
+        n = population.log_lik.shape[-1]
+        increment = jnp.where(jnp.arange(n) < 0.95 * n, -jnp.inf, -1.0)[None]
+        new, *_ = step._reweight(smc, population, increment)
+        np.testing.assert_array_equal(new.phi, 1.0)
+        np.testing.assert_array_equal(new.pending, 0.0)
+        assert np.isneginf(np.asarray(new.log_lik)).sum() == np.ceil(0.95 * n)
+
+
+def test_acceptance_and_sweeps_are_each_runs_own():
+    engine = small(runs=3)
+    engine.update(GAPS)
+    move = engine._runtime.state.last_move
+    assert np.all((move.sweeps > 0) == move.due)
+    assert np.all(move.acceptance[move.due] > 0.05)
+
+
+def test_streams_of_randomness_never_meet():
+    with jax.enable_x64(True):
+        root = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(2))
+        keys = [step.stream(root, step.Stream.PRIOR), step.stream(root, step.Stream.INIT)]
+        for t in range(4):
+            keys += [step.stream(root, purpose, t) for purpose in (step.Stream.FILTER, step.Stream.FORECAST)]
+            move = step.stream(root, step.Stream.MOVE, t, 0, 1)
+            keys += [step.fold_in(move, use) for use in range(5)]
+        children = [jax.vmap(lambda k: jax.random.split(k, 3))(k).reshape(-1) for k in keys]
+        data = np.concatenate([np.asarray(jax.random.key_data(k)) for k in (*keys, *children)])
+    assert len({tuple(row) for row in data}) == len(data) == 4 * 2 * len(keys)
+
+
+def test_mixed_time_stamps_are_refused():
+    engine = small()
+    engine.step(1.0, time=5.0)
+    with pytest.raises(ss.errors.InputError, match="time"):
+        engine.step(1.0, time=np.datetime64("2020-01-01", "ns"))
+
+
+def test_forecasts_need_what_came_with_the_observations():
+    engine = small()
+    engine.update(GAPS[:10], noise_sd=np.full(10, 0.5))
+    with pytest.raises(ss.errors.InputError, match="noise_sd"):
+        engine.forecast(3)
+    wide, narrow = (engine.forecast(3, noise_sd=s)["sd"].values for s in (5.0, 0.1))
+    assert (wide > narrow).all()

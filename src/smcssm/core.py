@@ -189,10 +189,10 @@ class AbstractProposal(eqx.Module):
         """One proposal per particle."""
 
     @abc.abstractmethod
-    def log_ratio(
-        self, tuning: PyTree[Array], z: Float[Array, "z n"], z_new: Float[Array, "z n"]
+    def log_density(
+        self, tuning: PyTree[Array], z_new: Float[Array, "z n"], z: Float[Array, "z n"]
     ) -> Float[Array, " n"]:
-        """log q(z | z_new) - log q(z_new | z)."""
+        """log q(z_new | z), normalised: proposals are importance samples as well."""
 
 
 class AbstractKernel(eqx.Module):
@@ -233,8 +233,18 @@ class AbstractSchedule(eqx.Module):
         """The pending state of a fresh population."""
 
     @abc.abstractmethod
-    def advance(self, smc: Any, pending: PyTree[Array], population: Any, obs: Observation) -> PyTree[Array]:
-        """The part of a pending move that is done with each observation. Traced, inside the loop over time."""
+    def feed(self, smc: Any, pending: PyTree[Array], history: Any, block: Observation) -> PyTree[Array]:
+        """What ``advance`` will need of history while this block is taken, by row of the block. On the host."""
+
+    @abc.abstractmethod
+    def advance(
+        self, smc: Any, pending: PyTree[Array], population: Any, row: Any, feed: PyTree[Array]
+    ) -> PyTree[Array]:
+        """The part of a pending move that is done with each observation. Traced, inside the loop over time.
+
+        ``population`` has taken the observation already; ``row`` is what was reported of it, ``feed`` its row of
+        ``feed``.
+        """
 
     @abc.abstractmethod
     def due(self, smc: Any, pending: PyTree[Array], population: Any) -> Bool[Array, " s"]:

@@ -136,7 +136,8 @@ class Runtime:
         """Rows of a part up to the first that needs the host, and what the host then does."""
         count = len(part.dt)
         take = pad(part, BLOCK)
-        population, pending, rows, done, due = self._run(population, pending, take, np.int64(count))
+        feed = self.smc.schedule.feed(self.smc, pending, self.history, take)
+        population, pending, rows, done, due = self._run(population, pending, take, feed, np.int64(count))
         rows, done, due = jax.device_get((rows, done, due))
         rows = jax.tree.map(lambda leaf: leaf[: int(done)].copy(), rows)
         last = rows.status[-1]
@@ -179,9 +180,11 @@ class Runtime:
         with self.lock, jax.enable_x64(True):
             state, blank = self.state, self.blank()
             part = jax.tree.map(lambda leaf: leaf[None], blank)
-            self._run(state.population, state.pending, pad(part, BLOCK), np.int64(0))
             history = History()
             history.append(part, 1)
+            take = pad(part, BLOCK)
+            feed = self.smc.schedule.feed(self.smc, state.pending, history, take)
+            self._run(state.population, state.pending, take, feed, np.int64(0))
             self.smc.schedule.warmup(self.smc, state.pending, state.population, history)
             compiled(_quantiles, self.smc)(state.population)
 

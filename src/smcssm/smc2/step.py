@@ -77,6 +77,7 @@ class Row(NamedTuple):
     pit: Float[Any, "y s"]
     ess: Float[Any, " s"]
     status: Int[Any, " s"]
+    pooled: Bool[Any, " s"]
     quantiles: Float[Any, "h q s"]
 
 
@@ -182,7 +183,7 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
             lambda: _as_missing(smc, key, population, obs, belief, increment, impossible),
             lambda: (belief, increment),
         )
-    new, ess = _reweight(smc, population, increment)
+    new, ess, pooled = _reweight(smc, population, increment)
     new = eqx.tree_at(lambda p: (p.belief, p.t), new, (belief, population.t + 1))
     taken = jnp.ones_like(impossible) if smc.impossible == "missing" else ~impossible
     if obs.reported is not None:
@@ -192,7 +193,7 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
     status = jnp.maximum(jnp.max(status, axis=-1), jnp.where(new.phi < 1, Status.BRIDGING, Status.OK))
     status = jnp.where(impossible, Status.IMPOSSIBLE, status)
     mean, sd, pit = _mixture(population.log_weight, info)
-    row = Row(new.log_evidence, mean, sd, pit, ess, status, recorded_quantiles(new))
+    row = Row(new.log_evidence, mean, sd, pit, ess, status, pooled, recorded_quantiles(new))
     return new, row
 
 
@@ -224,8 +225,8 @@ def _as_missing(
 
 def _reweight(
     smc: SMC2, population: Population, increment: Float[Array, "s n"]
-) -> tuple[Population, Float[Array, " s"]]:
-    """Weights and evidence after an increment, and the ESS; a surprise enters with an exponent below one."""
+) -> tuple[Population, Float[Array, " s"], Bool[Array, " s"]]:
+    """Weights and evidence after an increment, the ESS, and where it was a surprise and is partly pending."""
     old = population.log_weight
     surprise, phi = jnp.zeros_like(population.phi, bool), population.phi
     if smc.schedule.tempering:
@@ -246,7 +247,7 @@ def _reweight(
     population = eqx.tree_at(
         lambda p: (p.log_weight, p.log_lik, p.pending, p.phi, p.log_evidence), population, changed
     )
-    return population, effective_sample_size(new)
+    return population, effective_sample_size(new), surprise
 
 
 def times(exponent: Float[Array, "s #n"], log_factor: Float[Array, "s n"]) -> Float[Array, "s n"]:
@@ -314,7 +315,7 @@ def select(series: Bool[Array, " s"], new: PyTree, old: PyTree) -> PyTree:
 
 
 def advance(
-    smc: SMC2, population: Population, pending: PyTree, block: Observation, count: Int[Array, ""]
+    smc: SMC2, population: Population, pending: PyTree, block: Observation, feed: PyTree, count: Int[Array, ""]
 ) -> tuple[Population, PyTree, Row, Int[Array, ""], Bool[Array, " s"]]:
     """Take up to ``count`` rows of a block, ending early when a series needs its schedule or cannot go on.
 
@@ -333,7 +334,7 @@ def advance(
         i, state, pending, rows, _ = carry
         obs = _row(block, i)
         new, row = observe(smc, eqx.tree_at(_stepped, population, state), obs)
-        pending = smc.schedule.advance(smc, pending, new, obs)
+        pending = smc.schedule.advance(smc, pending, new, row, _row(feed, i))
         rows = jax.tree.map(lambda buffer, value: buffer.at[i].set(value), rows, row)
         return i + 1, _stepped(new), pending, rows, smc.schedule.due(smc, pending, new)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -27,8 +29,10 @@ class RandomWalk(AbstractProposal):
         """A Gaussian step from each particle."""
         return z + tuning @ jax.random.normal(key, z.shape, z.dtype)
 
-    def log_ratio(
-        self, tuning: Float[Array, "z z"], z: Float[Array, "z n"], z_new: Float[Array, "z n"]
+    def log_density(
+        self, tuning: Float[Array, "z z"], z_new: Float[Array, "z n"], z: Float[Array, "z n"]
     ) -> Float[Array, " n"]:
-        """Symmetric: zero."""
-        return jnp.zeros(z.shape[1], z.dtype)
+        """The Gaussian density of the step."""
+        standard = jax.scipy.linalg.solve_triangular(tuning, z_new - z, lower=True)
+        log_det = jnp.sum(jnp.log(jnp.diag(tuning)))
+        return -0.5 * jnp.sum(standard * standard, axis=0) - log_det - 0.5 * len(z) * math.log(2 * math.pi)

@@ -5,6 +5,7 @@ South, Pettitt & Drovandi (2019), doi:10.1214/18-BA1129. Heavier tails than the 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -39,14 +40,13 @@ class StudentT(AbstractProposal):
         chi_square = 2 * jax.random.gamma(key_chi, 0.5 * self.degrees, (1, z.shape[1]), z.dtype)
         return tuning.mean[:, None] + tuning.chol @ normal * jnp.sqrt(self.degrees / chi_square)
 
-    def log_ratio(self, tuning: Fit, z: Float[Array, "z n"], z_new: Float[Array, "z n"]) -> Float[Array, " n"]:
-        """log q(z) - log q(z_new)."""
-        return self._log_density(tuning, z) - self._log_density(tuning, z_new)
-
-    def _log_density(self, tuning: Fit, z: Float[Array, "z n"]) -> Float[Array, " n"]:
-        standard = jax.scipy.linalg.solve_triangular(tuning.chol, z - tuning.mean[:, None], lower=True)
-        distance = jnp.sum(standard * standard, axis=0)
-        return -0.5 * (self.degrees + z.shape[0]) * jnp.log1p(distance / self.degrees)
+    def log_density(self, tuning: Fit, z_new: Float[Array, "z n"], z: Float[Array, "z n"]) -> Float[Array, " n"]:
+        """The multivariate t density at z_new; z plays no part."""
+        nu, d = self.degrees, z_new.shape[0]
+        standard = jax.scipy.linalg.solve_triangular(tuning.chol, z_new - tuning.mean[:, None], lower=True)
+        constant = math.lgamma(0.5 * (nu + d)) - math.lgamma(0.5 * nu) - 0.5 * d * math.log(nu * math.pi)
+        log_det = jnp.sum(jnp.log(jnp.diag(tuning.chol)))
+        return constant - log_det - 0.5 * (nu + d) * jnp.log1p(jnp.sum(standard * standard, axis=0) / nu)
 
 
 def weighted_moments(

@@ -19,7 +19,7 @@ from smcssm.errors import ImpossibleObservationError
 from smcssm.history import History
 from smcssm.resampling import effective_sample_size
 from smcssm.smc2.adapt import climb, compiled, mixing, resample
-from smcssm.smc2.step import SMC2, Population, sort_marginals
+from smcssm.smc2.step import SMC2, Population, Row, sort_marginals
 
 _TOO_FAR = (
     "after {0} tempering steps only a fraction {1:.1e} of an observation's likelihood could be taken in: it lies "
@@ -58,7 +58,13 @@ class Immediate(AbstractSchedule):
         """Nothing is ever pending between observations."""
         return ()
 
-    def advance(self, smc: SMC2, pending: PyTree[Array], population: Population, obs: Observation) -> PyTree[Array]:
+    def feed(self, smc: SMC2, pending: PyTree[Array], history: History, block: Observation) -> PyTree[Array]:
+        """Nothing is needed."""
+        return ()
+
+    def advance(
+        self, smc: SMC2, pending: PyTree[Array], population: Population, row: Row, feed: PyTree[Array]
+    ) -> PyTree[Array]:
         """Nothing to do."""
         return pending
 

@@ -1,0 +1,101 @@
+"""Challengers: particles proposed by a move, on their way through history, and judged at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from smcssm.core import Status
+from smcssm.history import Chunk, History
+from smcssm.smc2.adapt import carried, compiled, move_key
+from smcssm.smc2.step import SMC2, Population, at_particles, fold_in, log_prior, select, times
+
+
+class Challengers(eqx.Module):
+    """Proposed particles on their way through history."""
+
+    z: Float[Array, "z s n"]
+    params: PyTree[Array]
+    belief: PyTree[Array]
+    log_lik: Float[Array, "s n"]
+    pending: Float[Array, "s n"]
+
+
+def replay(
+    smc: SMC2,
+    population: Population,
+    challengers: Challengers,
+    history: History,
+    pool: Int[Any, "s k"],
+    rung: Any,
+    sweep: Any,
+) -> Challengers:
+    """Take challengers through all of history, a chunk at a time."""
+    run = compiled(replay_chunk, smc)
+    for chunk in history.chunks(pool):
+        challengers = run(population, challengers, chunk, rung, sweep)
+    return challengers
+
+
+def replay_chunk(
+    smc: SMC2,
+    population: Population,
+    challengers: Challengers,
+    chunk: Chunk,
+    rung: Int[Array, ""],
+    sweep: Int[Array, ""],
+) -> Challengers:
+    """Filter one chunk, adding up likelihoods in the order in which the stream added them."""
+    key = fold_in(move_key(population, rung, sweep), 3)
+
+    def body(i: Int[Array, ""], c: Challengers) -> Challengers:
+        obs, pooled = jax.tree.map(lambda leaf: leaf[i], (chunk.rows, chunk.pooled))
+        belief, info = smc.filter.step(fold_in(key, obs.index), c.params, c.belief, at_particles(obs))
+        increment = info.log_lik.astype(jnp.float64)
+        settled = c.log_lik + jnp.where(pooled[:, None], 0.0, increment)
+        pending = c.pending + jnp.where(pooled[:, None], increment, 0.0)
+        new = eqx.tree_at(
+            lambda c: (c.belief, c.log_lik, c.pending), c, (belief, settled, pending)
+        )
+        return new if obs.reported is None else select(obs.reported, new, c)
+
+    return jax.lax.fori_loop(0, chunk.length, body, challengers)
+
+
+def accept(
+    smc: SMC2,
+    population: Population,
+    challengers: Challengers,
+    log_ratio: Float[Array, "s n"],
+    due: Bool[Array, " s"],
+    rung: Int[Array, ""],
+    sweep: Int[Array, ""],
+) -> tuple[Population, Float[Array, " s"], Int[Array, " s"]]:
+    """Metropolis-Hastings in the series that are due; returns acceptance rate and status of each.
+
+    A challenger whose density is NaN or infinite is rejected, under a status of its own.
+    """
+    key = fold_in(move_key(population, rung, sweep), 4)
+    n = population.log_lik.shape[-1]
+    uniform = jax.vmap(lambda k: jax.random.uniform(k, (n,), jnp.float64))(key)
+    new, old = (tempered_log_density(smc, population.phi, at) for at in (challengers, population))
+    alive, broken = jnp.isfinite(new), jnp.any(jnp.isnan(new) | jnp.isposinf(new), axis=-1)
+    accepted = alive & (jnp.log(uniform) < jnp.where(alive, new, 0.0) - old + log_ratio) & due[:, None]
+    chosen = jax.tree.map(
+        lambda a, b: jnp.where(accepted.reshape((1,) * (a.ndim - 2) + accepted.shape), a, b),
+        (challengers.z, challengers.params, challengers.belief, challengers.log_lik, challengers.pending),
+        carried(population),
+    )
+    status = jnp.where(broken, Status.NOT_FINITE, Status.OK)
+    return eqx.tree_at(carried, population, chosen), jnp.mean(accepted, axis=-1), status
+
+
+def tempered_log_density(
+    smc: SMC2, phi: Float[Array, " s"], at: Population | Challengers
+) -> Float[Array, "s n"]:
+    """Log prior + log likelihood, the pooled observations at exponent phi; -inf where any of it is zero."""
+    return log_prior(smc, at.z) + at.log_lik + times(phi[:, None], at.pending)
