@@ -116,7 +116,8 @@ class Session:
         sd = scale if want.initial_sd is None else want.initial_sd
         model = self.build(catalogue.Start(tuple(map(float, means)), sd))
         engine = Engine(model, model.default_prior(scale), n_particles=want.particles, seed=want.seed, record=None)
-        engine.warmup()
+        with self.err.status("compiling"):  # seen on a terminal only
+            engine.warmup()
         return engine
 
     def _take(self, row: Row) -> None:
