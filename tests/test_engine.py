@@ -406,7 +406,7 @@ def test_acceptance_and_sweeps_are_each_runs_own():
 
 def test_streams_of_randomness_never_meet():
     with jax.enable_x64(True):
-        root = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(2))
+        root = jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(2)))
         keys = [step.stream(root, step.Stream.PRIOR), step.stream(root, step.Stream.INIT)]
         for t in range(4):
             keys += [step.stream(root, purpose, t) for purpose in (step.Stream.FILTER, step.Stream.FORECAST)]
@@ -431,3 +431,30 @@ def test_forecasts_need_what_came_with_the_observations():
         engine.forecast(3)
     wide, narrow = (engine.forecast(3, noise_sd=s)["sd"].values for s in (5.0, 0.1))
     assert (wide > narrow).all()
+
+
+def test_a_pandas_index_of_dates_must_be_what_the_rows_say():
+    pd = pytest.importorskip("pandas")
+    engine = small()
+    days = pd.date_range("2024-01-01", periods=4, freq="D", tz="UTC")
+    engine.update(pd.Series(GAPS[:4], days))
+    for wrong in (days[[0, 2, 1, 3]], days[[0, 1, 1, 2]], days[[0, 1, 3]].append(days[:0])):
+        with pytest.raises(ss.errors.InputError, match="index"):
+            engine.update(pd.Series(GAPS[: len(wrong)], wrong))
+    assert engine.t == 4
+    stamped = small()
+    stamped.step(1.0, time="2024-01-01")
+    stamped.step(1.0, time=pd.Timestamp("2024-01-02 01:00", tz="Europe/Paris"))
+    assert stamped.t == 2
+
+
+def test_read_outs_refuse_what_makes_no_sense():
+    engine = small()
+    for levels in ((5.0, 95.0), (0.0, 0.5), (0.5, 1.0)):
+        with pytest.raises(ss.errors.ModelError, match="quantiles"):
+            engine.forecast(1, quantiles=levels)
+    for h in (0, -1):
+        with pytest.raises(ss.errors.ModelError, match="h="):
+            engine.forecast(h)
+    with pytest.raises(ss.errors.ModelError, match="draws"):
+        engine.posterior(0)

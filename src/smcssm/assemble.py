@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from smcssm.core import (
     AbstractFilter,
@@ -41,7 +42,8 @@ def smc2(  # noqa: PLR0913
 ) -> SMC2:
     """The parts of an engine, checked against each other."""
     if not isinstance(model, AbstractModel):
-        raise ModelError(f"model: expected a model of smcssm.models, got {type(model).__name__}")
+        remedy = "call it" if callable(model) else "a component alone is no model: add Noise()"
+        raise ModelError(f"model: expected a model of smcssm.models, got {model!r}; {remedy}")
     if not 0 < ess_threshold < 1:
         raise ModelError(f"ess_threshold={ess_threshold}: expected a share of the particles between 0 and 1")
     if impossible not in ("error", "missing"):
@@ -97,18 +99,26 @@ def check_names(model: AbstractModel, prior: AbstractPrior) -> None:
         raise ModelError(f"prior and model disagree: {told}")
 
 
-def check_counts(*, n_particles: int, runs: int, record: int | None) -> None:
-    """Sizes that make sense."""
-    for name, value, least in (("n_particles", n_particles, 2), ("runs", runs, 1), ("record", record, 1)):
-        if value is not None and (isinstance(value, bool) or int(value) != value or value < least):
+def check_counts(**counts: Any) -> None:
+    """Sizes that make sense; None stands for none."""
+    for name, value in counts.items():
+        least = 2 if name == "n_particles" else 0 if name == "seed" else 1
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= least):
             raise ModelError(f"{name}={value!r}: expected a whole number >= {least}")
 
 
 def horizon(h: Any) -> int:
     """A number of steps to forecast."""
-    if isinstance(h, bool) or int(h) != h or h < 1:
-        raise ModelError(f"h={h!r}: expected a whole number of steps >= 1")
+    check_counts(h=h)
     return int(h)
+
+
+def levels(quantiles: Sequence[float]) -> list[float]:
+    """Levels of quantiles."""
+    if not all(0 < q < 1 for q in quantiles):
+        raise ModelError(f"quantiles={tuple(quantiles)}: expected levels between 0 and 1")
+    return [float(q) for q in quantiles]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ arrays and nothing else, hence a checkpoint.
 import abc
 import enum
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, no_type_check
 
 import equinox as eqx
 import jax
@@ -44,11 +45,15 @@ class Status(enum.IntEnum):
     IMPOSSIBLE = 5  # no particle had a positive likelihood: the observation was not taken
 
 
-class Observation(eqx.Module):
+@no_type_check  # JAX fills it with placeholders
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Observation:
     """One observation of every series, or a block of them with a leading time axis: a row of the journal.
 
     A missing value has ``mask`` False and ``y`` 0. Optional leaves are present for the whole life of an engine, or
     never. Inside a filter every leaf carries one more trailing axis of size 1, so that it broadcasts over particles.
+    A plain dataclass: JAX takes it apart in C++, which a record that passes at every step should have.
     """
 
     y: Float[Any, "*t y s"]

@@ -77,7 +77,7 @@ class Engine:
             record=record is not None,
             dtype=dtype,
         )
-        assemble.check_counts(n_particles=n_particles, runs=runs, record=record)
+        assemble.check_counts(n_particles=n_particles, runs=runs, record=record, seed=seed)
         self._seed = seed
         self._runtime = Runtime(smc, runs, n_particles, seed)
         self._ring = None if record is None else Ring(record)
@@ -90,7 +90,7 @@ class Engine:
     @property
     def model(self) -> AbstractModel:
         """The state-space model."""
-        return self._runtime.smc.filter.model
+        return self._runtime.model
 
     @property
     def prior(self) -> AbstractPrior:
@@ -105,7 +105,7 @@ class Engine:
     @property
     def log_evidence(self) -> float:
         """log p(y_1:t), relative to the normalised prior; averaged over runs on the scale of the evidence."""
-        return float(_log_mean(np.asarray(self._runtime.state.population.log_evidence)))
+        return float(_log_mean(self._runtime.state.log_evidence))
 
     def step(
         self, y: Any, *, time: Any = None, inputs: Any = None, noise_sd: Any = None, exposure: Any = None
@@ -141,7 +141,7 @@ class Engine:
         )
 
     def stream(self, observations: Iterable[Any]) -> Iterator[StepInfo]:
-        """Step through an iterable as it comes."""
+        """Step through an iterable as it comes: of numbers, or of mappings that name channels and inputs."""
         return (self.step(y) for y in observations)
 
     def _take(self, ys: Any, *, progress: bool | None = False, **fields: Any) -> StepInfos:
@@ -161,7 +161,7 @@ class Engine:
         infos, quantiles = _over_runs(rows, t, len(self.model.channel_names))
         if self._ring is not None:
             seen = block.mask[..., 0] & (rows.row.status[:, None, 0] != Status.IMPOSSIBLE)
-            y, least = np.where(seen, block.y[..., 0], np.nan), rows.row.ess.min(axis=-1)
+            y, least = np.where(seen, block.y[..., 0], np.nan), _across(np.min, rows.row.ess)
             self._ring.write(t, {**vars(infos), "y": y, "least_ess": least, "quantiles": quantiles})
         return infos
 
@@ -183,6 +183,7 @@ class Engine:
 
     def posterior(self, draws: int = 1000, seed: int = 0) -> xr.Dataset:
         """Equally weighted draws of the hyperparameters, dims (chain, draw)."""
+        assemble.check_counts(draws=draws)
         return readout.posterior(self.snapshot(), draws, seed)
 
     def forecast(
@@ -196,7 +197,8 @@ class Engine:
     ) -> xr.Dataset:
         """Mean, sd and quantiles of the next h observations.
 
-        What came with the observations is needed for the future as well: h rows of inputs, noise_sd, exposure.
+        They lie one unit of time apart. What came with the observations is needed for the future as well: h rows of
+        inputs, noise_sd, exposure.
         """
         runtime = self._runtime
         with runtime.lock:
@@ -214,7 +216,7 @@ class Engine:
                 noise_sd=noise_sd,
                 exposure=exposure,
             )
-            return readout.forecast(self.snapshot(), future, quantiles)
+            return readout.forecast(self.snapshot(), future, assemble.levels(quantiles))
 
     @property
     def record(self) -> xr.Dataset:
@@ -253,29 +255,34 @@ class Engine:
 
 def _log_mean(log_values: np.ndarray) -> Any:
     """Log of the mean over the last axis."""
+    if log_values.shape[-1] == 1:
+        return log_values[..., 0]
     top = log_values.max(axis=-1, keepdims=True)
     return top[..., 0] + np.log(np.mean(np.exp(log_values - top), axis=-1))
 
 
+def _across(how: Any, values: np.ndarray) -> np.ndarray:
+    """A reduction over runs; of one run, its own values."""
+    return values[..., 0] if values.shape[-1] == 1 else how(values, axis=-1)
+
+
 def _over_runs(rows: Rows, t: int, n_channels: int) -> tuple[StepInfos, np.ndarray]:
     """Independent runs averaged; log-predictives add up to the log evidence."""
-    evidence = _log_mean(rows.log_evidence)
-    row = rows.row
-    mean = row.predictive_mean.mean(axis=-1)
-    sd = np.sqrt(np.mean(row.predictive_sd**2 + (row.predictive_mean - mean[..., None]) ** 2, axis=-1))
-    pit = row.pit.mean(axis=-1)
+    row, accepted = rows.row, np.ma.masked_invalid
+    mean = _across(np.mean, row.predictive_mean)
+    between = _across(np.var, row.predictive_mean) if row.ess.shape[-1] > 1 else 0.0
+    sd = np.sqrt(_across(np.mean, row.predictive_sd**2) + between)
+    pit = _across(np.mean, row.pit)
     mean, sd, pit = (a[:, 0] if n_channels == 1 else a for a in (mean, sd, pit))
-    moved = rows.moved.any(axis=-1)
-    accepted = np.where(rows.moved, rows.acceptance, 0.0).sum(axis=-1) / np.maximum(rows.moved.sum(axis=-1), 1)
     infos = StepInfos(
-        t=t + 1 + np.arange(len(moved)),
-        log_predictive=np.diff(evidence),
+        t=t + 1 + np.arange(len(row.ess)),
+        log_predictive=np.diff(_log_mean(rows.log_evidence)),
         predictive_mean=mean,
         predictive_sd=sd,
         pit=pit,
-        ess=row.ess.sum(axis=-1),
-        moved=moved,
-        acceptance=np.where(moved, accepted, np.nan),
-        status=row.status.max(axis=-1),
+        ess=_across(np.sum, row.ess),
+        moved=_across(np.any, rows.moved),
+        acceptance=_across(lambda a, axis: accepted(a).mean(axis).filled(np.nan), rows.acceptance),
+        status=_across(np.max, row.status),
     )
-    return infos, row.quantiles.mean(axis=-1)
+    return infos, _across(np.mean, row.quantiles)

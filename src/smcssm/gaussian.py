@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import equinox as eqx
+from dataclasses import dataclass
+from typing import no_type_check
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-class Gaussian(eqx.Module):
+@no_type_check  # JAX fills it with placeholders
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Gaussian:
     """N(mean, chol chol') for every particle; ``chol`` is lower triangular and may be singular."""
 
     mean: Float[Array, "x s n"]

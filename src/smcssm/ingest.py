@@ -46,6 +46,9 @@ def to_block(  # noqa: PLR0913
     """A block ``[t, ..., s]`` of the same observations for each of ``n_series`` populations."""
     if ys is None:
         raise InputError("y is None: a missing value is NaN")
+    if exposure is not None:
+        raise InputError("exposure: no model of this version integrates over an exposure")
+    _check_index(ys, time)
     frame = _frame(ys)
     if frame is not None:
         time = _column(frame, time) if isinstance(time, str) else time
@@ -118,6 +121,20 @@ def _frame(data: Any) -> Any:
     return {c: native[c] for c in native.columns} if isinstance(native, nw.DataFrame) else None
 
 
+def _check_index(data: Any, time: Any) -> None:
+    """Refuse a pandas index of dates that says something else than one step per row; it is not used otherwise."""
+    stamps = getattr(getattr(data, "index", None), "asi8", None)
+    if stamps is None or time is not None or len(stamps) < 2:
+        return
+    gaps = np.diff(stamps)
+    if gaps.min() <= 0 or gaps.min() != gaps.max():
+        what = "goes back or stands still" if gaps.min() <= 0 else "is not evenly spaced"
+        raise InputError(
+            f"the index {what} at row {int(np.argmax((gaps <= 0) if gaps.min() <= 0 else gaps != gaps[0])) + 1}: sort "
+            "it and put it on a grid, with NaN where nothing was observed; or give time="
+        )
+
+
 def _column(frame: dict[str, Any], name: str) -> Any:
     if name not in frame:
         raise InputError(f"no column {name!r}: the columns are {', '.join(frame)}")
@@ -135,7 +152,10 @@ def _channels(frame: dict[str, Any], channels: Sequence[str]) -> np.ndarray:
 def _columns(frame: dict[str, Any], names: Sequence[str], kind: str) -> np.ndarray:
     missing = [n for n in names if n not in frame]
     if missing:
-        raise InputError(f"no column for the {kind}s {', '.join(missing)}: the columns are {', '.join(frame)}")
+        raise InputError(
+            f"no column for the {kind}s {', '.join(missing)}: the columns are {', '.join(frame)}. Rename them, or give "
+            "an array"
+        )
     return np.stack([_numbers(n, frame[n]) for n in names], axis=1)
 
 
@@ -270,11 +290,13 @@ def _stamps(time: Any, n: int) -> np.ndarray:
     """Time stamps as float64 numbers or datetime64[ns]."""
     values = time.to_numpy() if hasattr(time, "to_numpy") else np.asarray(time)
     values = np.atleast_1d(values)
-    if values.dtype.kind == "O":
+    if values.dtype.kind in "OUS":
+        import pandas as pd
+
         try:
-            values = values.astype("datetime64[ns]")
+            values = pd.to_datetime(values, utc=True).tz_localize(None).to_numpy("datetime64[ns]")
         except (TypeError, ValueError):
-            raise InputError(f"time: expected numbers or datetimes, got {values.ravel()[0]!r}") from None
+            raise InputError(f"time: expected numbers or datetimes, got {values.ravel()[0]}") from None
     if values.dtype.kind not in "iufM":
         raise InputError(f"time: expected numbers or datetimes, got {values.ravel()[0]!r}")
     if values.shape != (n,):

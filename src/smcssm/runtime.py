@@ -24,7 +24,7 @@ from smcssm.errors import ImpossibleObservationError, ModelError
 from smcssm.history import History, pad
 from smcssm.ingest import Clock, Layout
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.step import SMC2, Population, Row, advance, init, prior_draws, recorded_quantiles
+from smcssm.smc2.step import SMC2, Population, Row, advance, init, prior_draws, recorded_quantiles, unpack, with_stepped
 
 BLOCK = 64
 
@@ -34,6 +34,7 @@ class Committed(NamedTuple):
 
     population: Population
     pending: PyTree
+    log_evidence: np.ndarray
     clock: Clock = Clock()
     layout: Layout | None = None
     length: int = 0
@@ -58,6 +59,7 @@ class Runtime:
         self.history = History()
         self.lock = threading.RLock()
         self._busy = False
+        self.model, self.schedule, self.channels = smc.filter.model, smc.schedule, smc.filter.model.channel_names
         self._run = compiled(advance, smc)
         with jax.enable_x64(True):
             self.state = self._fresh(seed)
@@ -70,14 +72,15 @@ class Runtime:
         population = compiled(init, self.smc)(key, z, log_weight, self.blank())
         if not np.isfinite(np.asarray(population.log_weight)).any(axis=-1).all():
             raise ModelError("no draw from the prior gives an admissible model: the prior and its support disagree")
-        return Committed(population, self.smc.schedule.init(self.smc, population))
+        return Committed(population, self.schedule.init(self.smc, population), np.zeros(self.n_series))
 
     def _keys(self, seed: int) -> Array:
-        return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(self.n_series))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(self.n_series))
+        return jax.random.key_data(keys)
 
     def blank(self) -> Observation:
         """A record of nothing."""
-        model, dtype = self.smc.filter.model, np.dtype(self.smc.dtype)
+        model, dtype = self.model, np.dtype(self.smc.dtype)
         ny, nv, s = len(model.channel_names), len(model.input_names), self.n_series
         return Observation(
             y=np.zeros((ny, s), dtype),
@@ -101,7 +104,7 @@ class Runtime:
             self.history.truncate(state.length)  # rows of a call that failed never were
             population, pending, reports = state.population, state.pending, []
             start, total, last_move = 0, len(block.dt), state.last_move
-            evidence = [np.asarray(population.log_evidence)[None]]
+            evidence = [state.log_evidence[None]]
             with progress as tick:
                 while start < total:
                     part = jax.tree.map(lambda leaf, a=start: leaf[a : a + BLOCK], block)
@@ -115,7 +118,8 @@ class Runtime:
             if not np.isfinite(evidence[-1]).all():
                 raise FloatingPointError("the evidence is not finite: the engine is unchanged")
             published = report(_join(reports, np.concatenate(evidence), self.n_series))
-            self.state = Committed(population, pending, clock, layout, state.length + total, last_move)
+            length = state.length + total
+            self.state = Committed(population, pending, evidence[-1][-1], clock, layout, length, last_move)
         return published
 
     @contextlib.contextmanager
@@ -136,17 +140,17 @@ class Runtime:
         """Rows of a part up to the first that needs the host, and what the host then does."""
         count = len(part.dt)
         take = pad(part, BLOCK)
-        feed = self.smc.schedule.feed(self.smc, pending, self.history, take)
-        population, pending, rows, done, due = self._run(population, pending, take, feed, np.int64(count))
-        rows, done, due = jax.device_get((rows, done, due))
-        rows = jax.tree.map(lambda leaf: leaf[: int(done)].copy(), rows)
-        last = rows.status[-1]
+        feed = self.schedule.feed(self.smc, pending, self.history, take)
+        state, pending, report = self._run(population, pending, take, feed, np.int64(count))
+        population = with_stepped(population, state)
+        rows, due = unpack(np.asarray(report), len(self.channels), self.n_series)
+        done, last = len(rows.ess), rows.status[-1]
         if self.smc.impossible == "error" and (last == Status.IMPOSSIBLE).any():
-            self._refuse(part, int(done) - 1)
-        self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), int(done))
+            self._refuse(part, done - 1)
+        self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), done)
         if not due.any():
             return population, pending, rows, None
-        pending, population, move = self.smc.schedule.act(self.smc, pending, population, self.history, due)
+        pending, population, move = self.schedule.act(self.smc, pending, population, self.history, due)
         rows.log_evidence[-1] = population.log_evidence
         rows.quantiles[-1] = np.asarray(compiled(_quantiles, self.smc)(population))
         rows.status[-1] = np.maximum(_settled(last, population), move.status)
@@ -183,9 +187,9 @@ class Runtime:
             history = History()
             history.append(part, 1)
             take = pad(part, BLOCK)
-            feed = self.smc.schedule.feed(self.smc, state.pending, history, take)
+            feed = self.schedule.feed(self.smc, state.pending, history, take)
             self._run(state.population, state.pending, take, feed, np.int64(0))
-            self.smc.schedule.warmup(self.smc, state.pending, state.population, history)
+            self.schedule.warmup(self.smc, state.pending, state.population, history)
             compiled(_quantiles, self.smc)(state.population)
 
 
@@ -219,5 +223,7 @@ def _join(reports: list, evidence: np.ndarray, n_series: int) -> Rows:
         start += len(rows.ess)
         if move is not None:
             moved[start - 1], acceptance[start - 1] = move.due, np.where(move.due, move.acceptance, np.nan)
-    row = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[r for r, _ in reports])
+    row = reports[0][0]
+    if len(reports) > 1:
+        row = Row(*(np.concatenate(leaves) for leaves in zip(*(r for r, _ in reports), strict=True)))
     return Rows(row, evidence, moved, acceptance, tuple(m for _, m in reports if m is not None))

@@ -169,7 +169,7 @@ def _check(model: pm.Model) -> None:
     if model.observed_RVs:
         raise ModelError(
             f"prior: {names(model.observed_RVs)} is observed, but a prior has no data; leave out `observed=` and give "
-            f"the observations to the engine, or use Engine.from_pymc(model)"
+            "the observations to the engine"
         )
     if not free:
         raise ModelError("prior: the model has no free variables; add one, such as pm.HalfNormal('sigma_obs', 1.0)")

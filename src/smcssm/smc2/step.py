@@ -14,13 +14,15 @@ apart from ``log_lik``, so that a likelihood of exp(-1e10) does not swallow the 
 from __future__ import annotations
 
 import enum
-from typing import Any, NamedTuple
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, no_type_check
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
 from smcssm.core import (
     AbstractFilter,
@@ -50,10 +52,13 @@ class SMC2(eqx.Module):
     dtype: str = "float64"
 
 
-class Population(eqx.Module):
-    """N weighted particles for each of S series. Log weights are not normalised."""
+@no_type_check  # JAX fills it with placeholders
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Population:
+    """N weighted particles for each of S series. Log weights are not normalised; ``key`` is raw key data."""
 
-    key: Array
+    key: UInt[Array, "s k"]
     t: Int[Array, " s"]
     z: Float[Array, "z s n"]
     params: PyTree[Array]
@@ -91,9 +96,9 @@ class Stream(enum.IntEnum):
     FORECAST = 4
 
 
-def stream(key: Array, purpose: Stream, *counters: Any) -> Array:
+def stream(key: UInt[Array, "s k"], purpose: Stream, *counters: Any) -> Array:
     """One key per series for one purpose at one time. Each is split further, or used, by one caller alone."""
-    return fold_in(key, int(purpose), *counters)
+    return fold_in(jax.random.wrap_key_data(key), int(purpose), *counters)
 
 
 def prior_draws(smc: SMC2, key: Array, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -316,10 +321,11 @@ def select(series: Bool[Array, " s"], new: PyTree, old: PyTree) -> PyTree:
 
 def advance(
     smc: SMC2, population: Population, pending: PyTree, block: Observation, feed: PyTree, count: Int[Array, ""]
-) -> tuple[Population, PyTree, Row, Int[Array, ""], Bool[Array, " s"]]:
+) -> tuple[tuple, PyTree, Float[Array, "t1 c"]]:
     """Take up to ``count`` rows of a block, ending early when a series needs its schedule or cannot go on.
 
-    Returns the population, the pending state, a row per observation, how many were processed, and which series are due.
+    Returns what has changed of the population (see ``stepped``), the pending state, and the report: a row per
+    observation, how many were processed, and which series are due, in one array, for one transfer (see ``unpack``).
     """
     shape = jax.eval_shape(lambda p, o: observe(smc, p, o)[1], population, _row(block, 0))
     rows = jax.tree.map(lambda leaf: jnp.zeros((block.dt.shape[0], *leaf.shape), leaf.dtype), shape)
@@ -333,19 +339,47 @@ def advance(
     def body(carry: tuple) -> tuple:
         i, state, pending, rows, _ = carry
         obs = _row(block, i)
-        new, row = observe(smc, eqx.tree_at(_stepped, population, state), obs)
+        new, row = observe(smc, with_stepped(population, state), obs)
         pending = smc.schedule.advance(smc, pending, new, row, _row(feed, i))
         rows = jax.tree.map(lambda buffer, value: buffer.at[i].set(value), rows, row)
-        return i + 1, _stepped(new), pending, rows, smc.schedule.due(smc, pending, new)
+        return i + 1, stepped(new), pending, rows, smc.schedule.due(smc, pending, new)
 
-    start = (jnp.zeros_like(count), _stepped(population), pending, rows, jnp.zeros(population.t.shape, bool))
+    start = (jnp.zeros_like(count), stepped(population), pending, rows, jnp.zeros(population.t.shape, bool))
     done, state, pending, rows, due = jax.lax.while_loop(go_on, body, start)
-    return eqx.tree_at(_stepped, population, state), pending, rows, done, due
+    return state, pending, pack(rows, done, due)
 
 
-def _stepped(p: Population) -> tuple:
+STEPPED = ("t", "belief", "log_weight", "log_lik", "pending", "phi", "log_evidence")
+
+
+def stepped(population: Population) -> tuple:
     """What changes without a move; the rest stays out of the loop."""
-    return p.t, p.belief, p.log_weight, p.log_lik, p.pending, p.phi, p.log_evidence
+    return tuple(getattr(population, name) for name in STEPPED)
+
+
+def with_stepped(population: Population, state: tuple) -> Population:
+    """The population after a step."""
+    return replace(population, **dict(zip(STEPPED, state, strict=True)))
+
+
+def pack(rows: Row, done: Int[Array, ""], due: Bool[Array, " s"]) -> Float[Array, "t1 c"]:
+    """Rows as a table of float64, and a last line that says how many count and which series are due."""
+    table = jnp.concatenate([leaf.reshape(len(leaf), -1).astype(jnp.float64) for leaf in rows], axis=1)
+    last = jnp.concatenate([done[None].astype(jnp.float64), due.astype(jnp.float64)])
+    return jnp.concatenate([table, jnp.pad(last, (0, table.shape[1] - len(last)))[None]])
+
+
+def unpack(table: np.ndarray, n_channels: int, n_series: int) -> tuple[Row, np.ndarray]:
+    """The rows that count, and which series are due. On the host."""
+    done, due = int(table[-1, 0]), table[-1, 1 : 1 + n_series] > 0
+    wide, start, leaves = (n_channels, n_series), 0, []
+    for shape in ((n_series,), wide, wide, wide, (n_series,), (n_series,), (n_series,)):
+        width = math.prod(shape)
+        leaves.append(table[:done, start : start + width].reshape(done, *shape).copy())
+        start += width
+    quantiles = table[:done, start:].reshape(done, -1, len(RECORDED_QUANTILES), n_series).copy()
+    *numbers, status, pooled = leaves
+    return Row._make([*numbers, status.astype(int), pooled > 0, quantiles]), due
 
 
 def _row(block: PyTree, i: Int[Array, ""] | int) -> PyTree:

@@ -3,7 +3,8 @@
     when ESS < threshold * N, or a surprise entered with phi < 1:
         resample; sweep until decorrelated; while phi < 1: raise phi, and resample and sweep again
 
-Triggers are spaced geometrically, so the amortised cost per observation is O(1); the worst step is O(t).
+As the posterior settles, triggers come at geometrically spaced times and the amortised cost per observation is O(1);
+where the data keep contradicting constant hyperparameters they do not. The worst step is O(t).
 """
 
 from __future__ import annotations
