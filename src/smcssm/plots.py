@@ -333,7 +333,7 @@ def _time_axis(panels: Sequence[Axes], x: np.ndarray, index: Any, columns: int =
         if x.dtype.kind == "M":
             from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-            locator = AutoDateLocator(minticks=3, maxticks=8)
+            locator = AutoDateLocator(minticks=3, maxticks=8, interval_multiples=False)
             ax.xaxis.set_major_locator(locator)
             ax.xaxis.set_major_formatter(
                 ConciseDateFormatter(
