@@ -13,8 +13,8 @@ from smcssm.priors import HalfNormal, Independent
 from smcssm.runtime import Runtime
 from smcssm.smc2 import challengers, step
 from smcssm.smc2.kernels import metropolis
+from smcssm.smc2.population import Stream, fold_in, particles, stream
 from smcssm.smc2.schedules.immediate import Immediate as ImmediateSchedule
-from smcssm.smc2.step import particles
 
 PRIOR = Independent({"sigma_level": HalfNormal(1.0), "sigma_obs": HalfNormal(2.0)})
 MODEL = ss.models.LocalLevel(initial_mean=0.0, initial_sd=10.0)
@@ -93,8 +93,8 @@ def test_replay_equals_what_every_particle_carries(dtype):
             params, belief = particles(smc, population.key, population.z, runtime.blank())
             zero = jnp.zeros_like(population.log_lik)
             start = challengers.Challengers(population.z, params, belief, zero, zero)
-            pool, counters = np.full((2, 1), -1), (np.int64(0), np.int64(0))
-            end = challengers.replay(smc, population, start, runtime.history, pool, *counters)
+            since, counters = np.full(2, len(runtime.history)), (np.int64(0), np.int64(0))
+            end = challengers.replay(smc, population, start, runtime.history, since, *counters)
             tolerance = 1e-10 if dtype == "float64" else 1e-4
             np.testing.assert_allclose(end.log_lik, population.log_lik, rtol=tolerance, atol=tolerance)
             np.testing.assert_allclose(end.belief.mean, population.belief.mean, rtol=tolerance, atol=tolerance)
@@ -411,11 +411,11 @@ def test_acceptance_and_sweeps_are_each_runs_own():
 def test_streams_of_randomness_never_meet():
     with jax.enable_x64(True):
         root = jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(2)))
-        keys = [step.stream(root, step.Stream.PRIOR), step.stream(root, step.Stream.INIT)]
+        keys = [stream(root, Stream.PRIOR), stream(root, Stream.INIT)]
         for t in range(4):
-            keys += [step.stream(root, purpose, t) for purpose in (step.Stream.FILTER, step.Stream.FORECAST)]
-            move = step.stream(root, step.Stream.MOVE, t, 0, 1)
-            keys += [step.fold_in(move, use) for use in range(5)]
+            keys += [stream(root, purpose, t) for purpose in (Stream.FILTER, Stream.FORECAST)]
+            move = stream(root, Stream.MOVE, t, 0, 1)
+            keys += [fold_in(move, use) for use in range(5)]
         children = [jax.vmap(lambda k: jax.random.split(k, 3))(k).reshape(-1) for k in keys]
         data = np.concatenate([np.asarray(jax.random.key_data(k)) for k in (*keys, *children)])
     assert len({tuple(row) for row in data}) == len(data) == 4 * 2 * len(keys)

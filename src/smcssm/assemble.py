@@ -22,8 +22,8 @@ from smcssm.core import (
 from smcssm.errors import ModelError
 from smcssm.filters import Kalman
 from smcssm.smc2.kernels import Metropolis
+from smcssm.smc2.population import SMC2
 from smcssm.smc2.schedules import Immediate
-from smcssm.smc2.step import SMC2
 
 LONG = 2000
 
@@ -39,6 +39,7 @@ def smc2(  # noqa: PLR0913
     impossible: str,
     record: bool,
     dtype: str,
+    n_particles: int,
 ) -> SMC2:
     """The parts of an engine, checked against each other."""
     if not isinstance(model, AbstractModel):
@@ -58,10 +59,17 @@ def smc2(  # noqa: PLR0913
         kernel=Metropolis() if move is None else move,
         schedule=Immediate() if schedule is None else schedule,
         ess_threshold=float(ess_threshold),
+        groups=groups_for(n_particles, chosen.size),
         impossible=impossible,
         record=record,
         dtype=str(dtype),
     )
+
+
+def groups_for(n_particles: int, size: int) -> int:
+    """How many groups show the Monte Carlo error: up to 8, of equal size, each large enough for fits of its own."""
+    least = max(200, 20 * size)
+    return next((g for g in range(8, 1, -1) if n_particles % g == 0 and n_particles // g >= least), 1)
 
 
 def filter_for(model: AbstractModel) -> AbstractFilter:

@@ -186,8 +186,14 @@ class AbstractProposal(eqx.Module):
     """Whether q does not depend on z, so that proposals can be drawn long before they are used."""
 
     @abc.abstractmethod
-    def fit(self, z: Float[Array, "z n"], log_weight: Float[Array, " n"], scale: Float[Array, " z"]) -> PyTree[Array]:
-        """Tuning from the population; ``scale`` is the prior sd of z, against degenerate fits."""
+    def fit(
+        self,
+        z: Float[Array, "z n"],
+        log_weight: Float[Array, " n"],
+        centre: Float[Array, " z"],
+        scale: Float[Array, " z"],
+    ) -> PyTree[Array]:
+        """Tuning from the population; ``centre`` and ``scale`` are of the prior's z, against degenerate fits."""
 
     @abc.abstractmethod
     def propose(self, key: Array, tuning: PyTree[Array], z: Float[Array, "z n"]) -> Float[Array, "z n"]:
@@ -206,25 +212,27 @@ class AbstractKernel(eqx.Module):
     Target at exponent phi: prior(z) * exp(log_lik(z) + phi * pending(z)).
     """
 
-    cycle: eqx.AbstractVar[int]
-    """After how many sweeps their programs repeat."""
-
     @abc.abstractmethod
-    def sweep(
+    def move(
         self,
         smc: Any,
         population: Any,
         history: Any,
-        pool: Int[Any, "s k"],
+        since: Int[Any, " s"],
         due: Bool[Any, " s"],
+        *,
         rung: int,
-        sweep: int,
-    ) -> tuple[Any, Float[Array, " s"], Int[Array, " s"]]:
-        """Move every particle of the series that are due once: (population, acceptance rate, status).
+        max_sweeps: int,
+    ) -> tuple[Any, Any]:
+        """Resample the series that are due and move their particles: (population, report).
 
-        Runs on the host and calls compiled programs. ``population`` is resampled; ``pool`` lists the rows of history
-        whose likelihood is partly pending (-1: none); ``rung`` and ``sweep`` count from 0 and make a sweep's keys.
+        Runs on the host and calls compiled programs. Surprises from row ``since`` of history on are partly pending;
+        ``rung`` counts from 0 and makes the keys; at most ``max_sweeps`` passes over history.
         """
+
+    @abc.abstractmethod
+    def warmup(self, smc: Any, population: Any, history: Any) -> Any:
+        """Compile what ``move`` needs, on a history of one blank row; the population that results is thrown away."""
 
 
 class AbstractSchedule(eqx.Module):

@@ -66,6 +66,7 @@ class Engine:
         dtype: str = "float64",
         seed: int = 0,
     ) -> None:
+        assemble.check_counts(n_particles=n_particles, runs=runs, record=record, seed=seed)
         smc = assemble.smc2(
             model,
             prior,
@@ -76,8 +77,8 @@ class Engine:
             impossible=impossible,
             record=record is not None,
             dtype=dtype,
+            n_particles=n_particles,
         )
-        assemble.check_counts(n_particles=n_particles, runs=runs, record=record, seed=seed)
         self._seed = seed
         self._runtime = Runtime(smc, runs, n_particles, seed)
         self._ring = None if record is None else Ring(record)
@@ -161,7 +162,7 @@ class Engine:
         infos, quantiles = _over_runs(rows, t, len(self.model.channel_names))
         if self._ring is not None:
             seen = block.mask[..., 0] & (rows.row.status[:, None, 0] != Status.IMPOSSIBLE)
-            y, least = np.where(seen, block.y[..., 0], np.nan), _across(np.min, rows.row.ess)
+            y, least = np.where(seen, block.y[..., 0], np.nan), _across(np.min, rows.row.least_ess)
             self._ring.write(t, {**vars(infos), "y": y, "least_ess": least, "quantiles": quantiles})
         return infos
 
@@ -171,7 +172,8 @@ class Engine:
             state = self._runtime.state
             record = None if self._ring is None else self._ring.columns(state.clock.taken)
             data = self._runtime.history.rows(0, state.length) if state.length else None
-            return Snapshot(self._runtime.smc, state.population, state.clock.taken, record, data, state.last_move)
+            smc, t = self._runtime.smc, state.clock.taken
+            return Snapshot(smc, state.population, t, record, data, state.last_move, state.log_evidence)
 
     def summary(self) -> pd.DataFrame:
         """The posterior of the hyperparameters: mean, sd, q05, q50, q95, mcse."""

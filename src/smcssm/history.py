@@ -28,7 +28,11 @@ class Chunk(NamedTuple):
 
 
 class History:
-    """An in-memory journal: segments of columns, one column per leaf of the observation record."""
+    """An in-memory journal: segments of columns, one column per leaf of the observation record.
+
+    A further column marks, per series, the rows that came as a surprise. Those that are still partly pending are the
+    marked ones from some row on; which row that is, a schedule knows.
+    """
 
     def __init__(self) -> None:
         self._segments: list[list[np.ndarray]] = []
@@ -38,9 +42,15 @@ class History:
     def __len__(self) -> int:
         return self._length
 
-    def append(self, block: Observation, count: int) -> None:
+    @property
+    def first(self) -> Observation:
+        """The first row."""
+        return jax.tree.map(lambda leaf: leaf[0], self.rows(0, 1))
+
+    def append(self, block: Observation, count: int, surprising: Bool[np.ndarray, "t s"] | None = None) -> None:
         """Add the first ``count`` rows of a block."""
-        leaves, structure = jax.tree.flatten(block)
+        marks = np.zeros(block.dt.shape, bool) if surprising is None else surprising
+        leaves, structure = jax.tree.flatten((block, marks))
         if self._structure is None:
             self._structure = structure
         if structure != self._structure:
@@ -70,6 +80,10 @@ class History:
 
     def rows(self, start: int = 0, stop: int | None = None) -> Observation:
         """Rows start to stop."""
+        return self._read(start, stop)[0]
+
+    def _read(self, start: int, stop: int | None) -> tuple[Observation, Bool[np.ndarray, "t s"]]:
+        """Rows start to stop, and their marks."""
         stop = self._length if stop is None else stop
         if self._structure is None:
             raise IndexError("the history is empty")
@@ -81,12 +95,32 @@ class History:
         leaves = pieces[0] if len(pieces) == 1 else [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
         return jax.tree.unflatten(self._structure, leaves)
 
-    def chunks(self, pool: Int[Any, "s k"]) -> Iterator[Chunk]:
-        """All of history, oldest first. ``pool`` lists, per series, the row numbers that are pooled (-1: none)."""
+    def chunks(self, since: Int[np.ndarray, " s"]) -> Iterator[Chunk]:
+        """All of history, oldest first. Of each series, surprises from row ``since`` on are pooled."""
         for start in range(0, self._length, CHUNK):
-            numbers = np.arange(start, start + CHUNK)
-            pooled = (numbers[:, None, None] == np.asarray(pool)[None]).any(axis=-1)
-            yield Chunk(self.rows(start, start + CHUNK), pooled, min(CHUNK, self._length - start))
+            rows, marks = self._read(start, start + CHUNK)
+            pooled = marks & (np.arange(start, start + CHUNK)[:, None] >= since)
+            yield Chunk(rows, pooled, min(CHUNK, self._length - start))
+
+    def take(
+        self, numbers: Int[np.ndarray, "r s"], since: Int[np.ndarray, " s"], block: Observation
+    ) -> tuple[Observation, Bool[np.ndarray, "r s"]]:
+        """Rows by number, each series its own, and whether they are pooled; numbers past the end count into ``block``.
+
+        The rows of the block are not marked yet.
+        """
+        inside = numbers < self._length
+        out = [np.zeros((len(numbers), *leaf.shape[1:]), leaf.dtype) for leaf in jax.tree.leaves(block)]
+        marks = np.zeros(numbers.shape, bool)
+        sources = [((inside & (numbers // SEGMENT == i)), s, i * SEGMENT) for i, s in enumerate(self._segments)]
+        sources.append((~inside, jax.tree.leaves((block, np.zeros(block.dt.shape, bool))), self._length))
+        for here, columns, start in sources:
+            row, series = np.nonzero(here)
+            if len(row):
+                place = np.minimum(numbers[row, series] - start, len(columns[0]) - 1)
+                for target, column in zip([*out, marks], columns, strict=True):
+                    target[row, ..., series] = column[place, ..., series]
+        return jax.tree.unflatten(jax.tree.structure(block), out), marks & (numbers >= since)
 
 
 def pad(block: Observation, length: int) -> Observation:

@@ -24,7 +24,9 @@ from smcssm.errors import ImpossibleObservationError, ModelError
 from smcssm.history import History, pad
 from smcssm.ingest import Clock, Layout
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.step import SMC2, Population, Row, advance, init, prior_draws, recorded_quantiles, unpack, with_stepped
+from smcssm.smc2.population import SMC2, Population, init, prior_draws
+from smcssm.smc2.report import Row, recorded_quantiles, unpack
+from smcssm.smc2.step import advance, reported, with_stepped
 
 BLOCK = 64
 
@@ -147,12 +149,11 @@ class Runtime:
         done, last = len(rows.ess), rows.status[-1]
         if self.smc.impossible == "error" and (last == Status.IMPOSSIBLE).any():
             self._refuse(part, done - 1)
-        self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), done)
+        self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), done, rows.pooled)
         if not due.any():
             return population, pending, rows, None
         pending, population, move = self.schedule.act(self.smc, pending, population, self.history, due)
-        rows.log_evidence[-1] = population.log_evidence
-        rows.quantiles[-1] = np.asarray(compiled(_quantiles, self.smc)(population))
+        rows.log_evidence[-1], rows.quantiles[-1] = map(np.asarray, compiled(_after_move, self.smc)(population))
         rows.status[-1] = np.maximum(_settled(last, population), move.status)
         return population, pending, rows, move
 
@@ -190,12 +191,12 @@ class Runtime:
             feed = self.schedule.feed(self.smc, state.pending, history, take)
             self._run(state.population, state.pending, take, feed, np.int64(0))
             self.schedule.warmup(self.smc, state.pending, state.population, history)
-            compiled(_quantiles, self.smc)(state.population)
+            compiled(_after_move, self.smc)(state.population)
 
 
-def _quantiles(smc: SMC2, population: Population) -> Any:
+def _after_move(smc: SMC2, population: Population) -> Any:
     del smc
-    return recorded_quantiles(population)
+    return reported(population)[0], recorded_quantiles(population)
 
 
 def _settled(status: np.ndarray, population: Population) -> np.ndarray:

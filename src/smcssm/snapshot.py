@@ -10,7 +10,7 @@ import numpy as np
 
 from smcssm.core import Observation, at_each_particle
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.step import SMC2, Population
+from smcssm.smc2.population import SMC2, Population, at_full_exponent
 
 
 class Snapshot(NamedTuple):
@@ -22,10 +22,12 @@ class Snapshot(NamedTuple):
     record: dict[str, np.ndarray] | None
     data: Observation | None
     last_move: Any
+    log_evidences: np.ndarray
 
     def weights(self) -> np.ndarray:
-        """Normalised weights ``[runs, n]``, each run summing to one."""
-        w = np.asarray(self.population.log_weight)
+        """Normalised weights ``[runs, n]`` under the whole posterior, each run summing to one."""
+        with jax.enable_x64(True):
+            w = np.asarray(compiled(_weights, self.smc)(self.population))
         w = np.exp(w - w.max(axis=-1, keepdims=True))
         return w / w.sum(axis=-1, keepdims=True)
 
@@ -48,7 +50,12 @@ class Snapshot(NamedTuple):
 
     def log_evidence(self) -> np.ndarray:
         """log p(y_1:t) of each run."""
-        return np.asarray(self.population.log_evidence)
+        return self.log_evidences
+
+
+def _weights(smc: SMC2, population: Population) -> jnp.ndarray:
+    del smc
+    return at_full_exponent(population)
 
 
 def _constrain(smc: SMC2, z: Any) -> dict[str, jnp.ndarray]:

@@ -15,7 +15,8 @@ from smcssm.readout.prior import prior
 from smcssm.readout.state import state
 from smcssm.readout.summary import labels
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.step import RECORDED_QUANTILES, SMC2, Population, log_prior
+from smcssm.smc2.population import SMC2, Population, log_prior
+from smcssm.smc2.report import RECORDED_QUANTILES
 from smcssm.snapshot import Snapshot
 
 if TYPE_CHECKING:

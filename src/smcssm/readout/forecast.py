@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from smcssm.core import Observation
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.step import SMC2, Population, Stream, at_particles, stream
+from smcssm.smc2.population import SMC2, Population, Stream, at_particles, stream
 from smcssm.snapshot import Snapshot
 
 if TYPE_CHECKING:

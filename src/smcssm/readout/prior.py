@@ -10,7 +10,7 @@ import numpy as np
 
 from smcssm.core import at_each_particle
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.step import SMC2, prior_draws
+from smcssm.smc2.population import SMC2, prior_draws
 from smcssm.snapshot import Snapshot
 
 

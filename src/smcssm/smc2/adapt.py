@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from smcssm.resampling import effective_sample_size, log_mean_weight, systematic
-from smcssm.smc2.step import SMC2, Population, Stream, fold_in, select, stream, tempering_exponent, times
+from smcssm.resampling import effective_sample_size, log_mean_weight, normalise, systematic
+from smcssm.smc2.population import SMC2, Population, Stream, fold_in, select, stream, times
+from smcssm.smc2.step import tempering_exponent
 
 
 @lru_cache(maxsize=512)
@@ -42,13 +43,49 @@ def carried(population: Population) -> tuple:
 
 
 def resample(smc: SMC2, population: Population, due: Bool[Array, " s"], rung: Int[Array, ""]) -> Population:
-    """Systematic resampling of the series that are due; their weights become equal."""
-    del smc
-    keys = fold_in(move_key(population, rung, 0), 0)
-    ancestors = jax.vmap(systematic)(keys, population.log_weight)
-    chosen = gather(carried(population), ancestors)
-    new = eqx.tree_at(lambda p: (*carried(p), p.log_weight), population, (*chosen, jnp.zeros_like(population.log_lik)))
+    """Systematic resampling of the series that are due, group by group.
+
+    A group keeps its share of the weight, which is that of its evidence; its particles become equal. When the shares
+    have drifted apart, or a group has died, particles are drawn from all of them and the groups start anew.
+    """
+    g, w = smc.groups, population.log_weight
+    grouped = w.reshape(len(w), g, -1)
+    keys = jax.vmap(lambda k: jax.random.split(k, g + 1))(fold_in(move_key(population, rung, 0), 0))
+    within = jax.vmap(jax.vmap(systematic))(keys[:, :g], grouped)
+    within = within + (jnp.arange(g) * grouped.shape[-1])[None, :, None]
+    mass = log_mean_weight(grouped)
+    apart = 1 / jnp.sum(normalise(mass) ** 2, axis=-1) < 0.5 * g
+    mixed = (apart | jnp.any(jnp.isneginf(mass), axis=-1))[:, None]
+    ancestors = jnp.where(mixed, jax.vmap(systematic)(keys[:, g], w), within.reshape(w.shape))
+    relative = (mass - log_mean_weight(w)[:, None])[..., None]
+    weight = jnp.where(mixed, 0.0, jnp.broadcast_to(relative, grouped.shape).reshape(w.shape))
+    gathered = population.evidence_variance + jnp.where(mixed[:, 0], group_variance(smc, w), 0.0)
+    new = eqx.tree_at(
+        lambda p: (*carried(p), p.log_weight, p.evidence_variance),
+        population,
+        (*gather(carried(population), ancestors), weight, gathered),
+    )
     return select(due, new, population)
+
+
+def group_variance(smc: SMC2, log_weight: Float[Array, "s n"]) -> Float[Array, " s"]:
+    """Relative variance of the evidence, from the spread between groups; 0 for one group alone."""
+    if smc.groups == 1:
+        return jnp.zeros(len(log_weight))
+    share = smc.groups * normalise(log_mean_weight(log_weight.reshape(len(log_weight), smc.groups, -1)))
+    return jnp.var(share, axis=-1, ddof=1) / smc.groups
+
+
+def in_groups(smc: SMC2, a: Float[Array, "*z s n"]) -> Float[Array, "g *z m"]:
+    """Groups of all series one after the other, first."""
+    a = a.reshape(*a.shape[:-2], a.shape[-2] * smc.groups, -1)
+    return jnp.moveaxis(a, -2, 0)
+
+
+def from_groups(smc: SMC2, a: Float[Array, "g *z m"]) -> Float[Array, "*z s n"]:
+    """Back to the axes of a population."""
+    a = jnp.moveaxis(a, 0, -2)
+    return a.reshape(*a.shape[:-2], a.shape[-2] // smc.groups, -1)
 
 
 def climb(

@@ -7,12 +7,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.core import Status
 from smcssm.history import Chunk, History
 from smcssm.smc2.adapt import carried, compiled, move_key
-from smcssm.smc2.step import SMC2, Population, at_particles, fold_in, log_prior, select, times
+from smcssm.smc2.population import SMC2, Population, at_particles, fold_in, log_prior, select, times
 
 
 class Challengers(eqx.Module):
@@ -30,13 +31,13 @@ def replay(
     population: Population,
     challengers: Challengers,
     history: History,
-    pool: Int[Any, "s k"],
+    since: Int[np.ndarray, " s"],
     rung: Any,
     sweep: Any,
 ) -> Challengers:
     """Take challengers through all of history, a chunk at a time."""
     run = compiled(replay_chunk, smc)
-    for chunk in history.chunks(pool):
+    for chunk in history.chunks(since):
         challengers = run(population, challengers, chunk, rung, sweep)
     return challengers
 

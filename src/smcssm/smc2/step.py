@@ -13,167 +13,18 @@ apart from ``log_lik``, so that a likelihood of exp(-1e10) does not swallow the 
 
 from __future__ import annotations
 
-import enum
-import math
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, no_type_check
+from dataclasses import replace
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from smcssm.core import (
-    AbstractFilter,
-    AbstractKernel,
-    AbstractPrior,
-    AbstractSchedule,
-    FilterInfo,
-    Observation,
-    Status,
-    at_each_particle,
-)
-from smcssm.resampling import effective_sample_size, log_mean_weight, normalise, weighted_quantile
-
-RECORDED_QUANTILES = (0.05, 0.5, 0.95)
-
-
-class SMC2(eqx.Module):
-    """The parts of one engine. Hashable: programs are compiled once per configuration."""
-
-    prior: AbstractPrior
-    filter: AbstractFilter
-    kernel: AbstractKernel
-    schedule: AbstractSchedule
-    ess_threshold: float = 0.5
-    impossible: str = "error"
-    record: bool = True
-    dtype: str = "float64"
-
-
-@no_type_check  # JAX fills it with placeholders
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Population:
-    """N weighted particles for each of S series. Log weights are not normalised; ``key`` is raw key data."""
-
-    key: UInt[Array, "s k"]
-    t: Int[Array, " s"]
-    z: Float[Array, "z s n"]
-    params: PyTree[Array]
-    belief: PyTree[Array]
-    log_weight: Float[Array, "s n"]
-    log_lik: Float[Array, "s n"]
-    pending: Float[Array, "s n"]
-    phi: Float[Array, " s"]
-    log_evidence: Float[Array, " s"]
-    scale: Float[Array, "z s 1"]
-    order: Int[Array, "h s n"]
-    ordered: Float[Array, "h s n"]
-
-
-class Row(NamedTuple):
-    """What is reported of one observation of every series; ``log_evidence`` is the running sum, this one included."""
-
-    log_evidence: Float[Any, " s"]
-    predictive_mean: Float[Any, "y s"]
-    predictive_sd: Float[Any, "y s"]
-    pit: Float[Any, "y s"]
-    ess: Float[Any, " s"]
-    status: Int[Any, " s"]
-    pooled: Bool[Any, " s"]
-    quantiles: Float[Any, "h q s"]
-
-
-class Stream(enum.IntEnum):
-    """What a key is for: streams of randomness that never meet."""
-
-    PRIOR = 0
-    INIT = 1
-    FILTER = 2
-    MOVE = 3
-    FORECAST = 4
-
-
-def stream(key: UInt[Array, "s k"], purpose: Stream, *counters: Any) -> Array:
-    """One key per series for one purpose at one time. Each is split further, or used, by one caller alone."""
-    return fold_in(jax.random.wrap_key_data(key), int(purpose), *counters)
-
-
-def prior_draws(smc: SMC2, key: Array, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The draws z ``[z, s, n]`` that a population of these keys starts from, and their log weights. On the host."""
-    draws = [smc.prior.sample(k, n) for k in stream(key, Stream.PRIOR)]
-    return np.stack([np.asarray(z, float) for z, _ in draws], axis=1), np.stack([np.asarray(w) for _, w in draws])
-
-
-def fold_in(key: Array, *data: Any) -> Array:
-    """One key per series, made specific by counters."""
-    for d in data:
-        key = jax.vmap(jax.random.fold_in)(key, jnp.broadcast_to(jnp.asarray(d, jnp.uint32), key.shape))
-    return key
-
-
-def log_prior(smc: SMC2, z: Float[Array, "z s n"]) -> Float[Array, "s n"]:
-    """Log prior density, -inf outside the model's support."""
-
-    def one(z: Float[Array, " z"]) -> Float[Array, ""]:
-        inside = smc.filter.model.support(smc.prior.constrain(z))
-        return jnp.where(inside, smc.prior.log_prob(z), -jnp.inf)
-
-    return at_each_particle(one)(z)
-
-
-def particles(smc: SMC2, key: Array, z: Float[Array, "z s n"], blank: Observation) -> tuple[PyTree, PyTree]:
-    """Cached parameters and initial beliefs at z."""
-    theta = at_each_particle(smc.prior.constrain)(z)
-    params = at_each_particle(smc.filter.model.params)(theta)
-    params = jax.tree.map(lambda a: a.astype(smc.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, params)
-    return params, smc.filter.init(key, params, at_particles(blank))
-
-
-def at_particles(obs: Observation) -> Observation:
-    """The record with one more trailing axis, to broadcast over particles."""
-    return jax.tree.map(lambda leaf: leaf[..., None], obs)
-
-
-def init(
-    smc: SMC2, key: Array, z: Float[Array, "z s n"], log_weight: Float[Array, "s n"], blank: Observation
-) -> Population:
-    """A population from prior draws; evidence starts at 0 relative to the normalised, truncated prior."""
-    zero = jnp.zeros_like(log_weight)
-    theta = at_each_particle(smc.prior.constrain)(z)
-    inside = at_each_particle(smc.filter.model.support)(theta)
-    log_weight = jnp.where(inside, log_weight, -jnp.inf)
-    params, belief = particles(smc, stream(key, Stream.INIT), z, blank)
-    series = jnp.zeros(z.shape[1])
-    population = Population(
-        key=key,
-        t=series.astype(jnp.int64),
-        z=z,
-        params=params,
-        belief=belief,
-        log_weight=log_weight - log_mean_weight(log_weight)[:, None],
-        log_lik=zero,
-        pending=zero,
-        phi=series + 1.0,
-        log_evidence=series,
-        scale=jnp.std(z, axis=-1, keepdims=True),
-        order=jnp.zeros((0, *zero.shape), jnp.int32),
-        ordered=jnp.zeros((0, *zero.shape)),
-    )
-    return sort_marginals(smc, population)
-
-
-def sort_marginals(smc: SMC2, population: Population) -> Population:
-    """Sort every hyperparameter once per move, so that its weighted quantiles cost O(N) per step."""
-    if not smc.record:
-        return population
-    theta = at_each_particle(smc.prior.constrain)(population.z)
-    flat = jnp.concatenate([theta[n].reshape(-1, *population.log_weight.shape) for n in smc.filter.model.names])
-    order = jnp.argsort(flat, axis=-1).astype(jnp.int32)
-    ordered = jnp.take_along_axis(flat, order, axis=-1)
-    return eqx.tree_at(lambda p: (p.order, p.ordered), population, (order, ordered))
+from smcssm.core import FilterInfo, Observation, Status
+from smcssm.resampling import effective_sample_size, log_mean_weight, normalise
+from smcssm.smc2.population import SMC2, Population, Stream, at_full_exponent, at_particles, select, stream, times
+from smcssm.smc2.report import Row, pack, recorded_quantiles
 
 
 def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Population, Row]:
@@ -188,7 +39,7 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
             lambda: _as_missing(smc, key, population, obs, belief, increment, impossible),
             lambda: (belief, increment),
         )
-    new, ess, pooled = _reweight(smc, population, increment)
+    new, pooled = _reweight(smc, population, increment)
     new = eqx.tree_at(lambda p: (p.belief, p.t), new, (belief, population.t + 1))
     taken = jnp.ones_like(impossible) if smc.impossible == "missing" else ~impossible
     if obs.reported is not None:
@@ -197,9 +48,11 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
     new = select(taken, new, population)
     status = jnp.maximum(jnp.max(status, axis=-1), jnp.where(new.phi < 1, Status.BRIDGING, Status.OK))
     status = jnp.where(impossible, Status.IMPOSSIBLE, status)
-    mean, sd, pit = _mixture(population.log_weight, info)
-    row = Row(new.log_evidence, mean, sd, pit, ess, status, pooled, recorded_quantiles(new))
+    mean, sd, pit = _mixture(at_full_exponent(population), info)
+    log_evidence, ess, least = reported(new)
+    row = Row(log_evidence, mean, sd, pit, ess, least, status, pooled, recorded_quantiles(new))
     return new, row
+
 
 
 def _checked(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Float[Array, "s n"], Int[Array, "s n"]]:
@@ -211,6 +64,7 @@ def _checked(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Float[A
     broken = jnp.isnan(increment) | jnp.isposinf(increment)
     status = jnp.maximum(info.status.astype(jnp.int32), jnp.where(broken, Status.NOT_FINITE, Status.OK))
     return jnp.where(broken, -jnp.inf, increment), jnp.where(jnp.isfinite(log_weight), status, Status.OK)
+
 
 
 def _as_missing(
@@ -228,36 +82,40 @@ def _as_missing(
     return select(impossible, only_time, belief), jnp.where(impossible[:, None], 0.0, increment)
 
 
+
 def _reweight(
     smc: SMC2, population: Population, increment: Float[Array, "s n"]
-) -> tuple[Population, Float[Array, " s"], Bool[Array, " s"]]:
-    """Weights and evidence after an increment, the ESS, and where it was a surprise and is partly pending."""
+) -> tuple[Population, Bool[Array, " s"]]:
+    """Weights and evidence after an increment, and where it was a surprise and is partly pending."""
     old = population.log_weight
     surprise, phi = jnp.zeros_like(population.phi, bool), population.phi
     if smc.schedule.tempering:
-        surprise = _is_surprise(old, population.phi[:, None] * increment, population.z.shape[0])
-        fresh = surprise & (phi == 1)
+        surprise = _is_surprise(old, increment, smc.groups * population.z.shape[0])
         phi = jax.lax.cond(
-            jnp.any(fresh),
-            lambda: jnp.where(fresh, tempering_exponent(old, increment, jnp.ones_like(phi)), phi),
+            jnp.any(surprise),
+            lambda: jnp.where(surprise, _exponent_at_surprise(population, increment), phi),
             lambda: phi,
         )
         surprise = surprise & (phi < 1)
     settled = population.log_lik + jnp.where(surprise[:, None], 0.0, increment)
     pending = population.pending + jnp.where(surprise[:, None], increment, 0.0)
     entering = jnp.where(surprise[:, None], times(phi[:, None], increment), increment)
-    new = old + entering
+    new = old + times((phi - population.phi)[:, None], population.pending) + entering
     log_evidence = population.log_evidence + (log_mean_weight(new) - log_mean_weight(old))
     changed = (new, settled, pending, phi, log_evidence)
     population = eqx.tree_at(
         lambda p: (p.log_weight, p.log_lik, p.pending, p.phi, p.log_evidence), population, changed
     )
-    return population, effective_sample_size(new), surprise
+    return population, surprise
 
 
-def times(exponent: Float[Array, "s #n"], log_factor: Float[Array, "s n"]) -> Float[Array, "s n"]:
-    """exponent * log_factor, where 0 * -inf is still -inf: a zero likelihood stays zero at any exponent."""
-    return jnp.where(jnp.isneginf(log_factor), -jnp.inf, exponent * log_factor)
+def reported(population: Population) -> tuple[Float[Array, " s"], Float[Array, " s"], Float[Array, " s"]]:
+    """Log evidence and ESS under the whole posterior, and the ESS of the population as it is weighted."""
+    whole = at_full_exponent(population)
+    rest = log_mean_weight(whole) - log_mean_weight(population.log_weight)
+    log_evidence = population.log_evidence + jnp.where(population.phi < 1, rest, 0.0)
+    return log_evidence, effective_sample_size(whole), effective_sample_size(population.log_weight)
+
 
 
 def _is_surprise(
@@ -268,6 +126,27 @@ def _is_surprise(
     floor = min(max(0.1 * n, 10.0 * size), 0.5 * n)
     before, after = effective_sample_size(log_weight), effective_sample_size(log_weight + increment)
     return (after < floor) & (after < 0.5 * before)
+
+
+
+def _exponent_at_surprise(population: Population, increment: Float[Array, "s n"]) -> Float[Array, " s"]:
+    """The exponent of the pool once a surprise has joined it.
+
+    Alone in the pool, it enters as far as half of the ESS allows. In an open pool the common exponent goes down, as
+    far as necessary, or to where the ESS is largest.
+    """
+    old, phi, pending = population.log_weight, population.phi, population.pending
+    alone = tempering_exponent(old, increment, jnp.ones_like(phi))
+
+    def ess(exponent: Float[Array, " s"]) -> Float[Array, " s"]:
+        lowered = times((exponent - phi)[:, None], pending) + times(exponent[:, None], increment)
+        return effective_sample_size(old + lowered)
+
+    candidates = phi[None] * jnp.exp(-jnp.linspace(0.0, 30.0, 61))[:, None]
+    found = jax.lax.map(ess, candidates)
+    enough = found >= 0.5 * effective_sample_size(old)[None]
+    best = jnp.where(jnp.any(enough, axis=0), jnp.argmax(enough, axis=0), jnp.argmax(found, axis=0))
+    return jnp.where(phi < 1, jnp.take_along_axis(candidates, best[None], axis=0)[0], alone)
 
 
 def tempering_exponent(
@@ -291,6 +170,7 @@ def tempering_exponent(
     return jnp.where(enough(room), room, room * jnp.exp(low))
 
 
+
 def _mixture(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Array, Array, Array]:
     """Mean, sd and PIT of the one-step predictive, hyperparameters integrated out."""
     w = normalise(log_weight)[None]
@@ -301,22 +181,6 @@ def _mixture(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Array, 
     mean = average(info.mean)
     return mean, jnp.sqrt(average(info.sd**2 + (info.mean - mean[..., None]) ** 2)), average(info.pit)
 
-
-def recorded_quantiles(population: Population) -> Float[Array, "h q s"]:
-    """Weighted quantiles of every hyperparameter entry, from the order kept since the last move."""
-    w = jnp.take_along_axis(normalise(population.log_weight)[None], population.order, axis=-1)
-    levels = jnp.asarray(RECORDED_QUANTILES)
-    return jnp.moveaxis(weighted_quantile(population.ordered, w, levels), -1, 1)
-
-
-def select(series: Bool[Array, " s"], new: PyTree, old: PyTree) -> PyTree:
-    """``new`` in the series marked, ``old`` in the others; the series axis of a leaf is its only or last but one."""
-
-    def one(a: Array, b: Array) -> Array:
-        mask = series if a.ndim == 1 else series[:, None]
-        return jnp.where(mask.reshape((1,) * (a.ndim - mask.ndim) + mask.shape), a, b)
-
-    return jax.tree.map(one, new, old)
 
 
 def advance(
@@ -352,34 +216,17 @@ def advance(
 STEPPED = ("t", "belief", "log_weight", "log_lik", "pending", "phi", "log_evidence")
 
 
+
 def stepped(population: Population) -> tuple:
     """What changes without a move; the rest stays out of the loop."""
     return tuple(getattr(population, name) for name in STEPPED)
+
 
 
 def with_stepped(population: Population, state: tuple) -> Population:
     """The population after a step."""
     return replace(population, **dict(zip(STEPPED, state, strict=True)))
 
-
-def pack(rows: Row, done: Int[Array, ""], due: Bool[Array, " s"]) -> Float[Array, "t1 c"]:
-    """Rows as a table of float64, and a last line that says how many count and which series are due."""
-    table = jnp.concatenate([leaf.reshape(len(leaf), -1).astype(jnp.float64) for leaf in rows], axis=1)
-    last = jnp.concatenate([done[None].astype(jnp.float64), due.astype(jnp.float64)])
-    return jnp.concatenate([table, jnp.pad(last, (0, table.shape[1] - len(last)))[None]])
-
-
-def unpack(table: np.ndarray, n_channels: int, n_series: int) -> tuple[Row, np.ndarray]:
-    """The rows that count, and which series are due. On the host."""
-    done, due = int(table[-1, 0]), table[-1, 1 : 1 + n_series] > 0
-    wide, start, leaves = (n_channels, n_series), 0, []
-    for shape in ((n_series,), wide, wide, wide, (n_series,), (n_series,), (n_series,)):
-        width = math.prod(shape)
-        leaves.append(table[:done, start : start + width].reshape(done, *shape).copy())
-        start += width
-    quantiles = table[:done, start:].reshape(done, -1, len(RECORDED_QUANTILES), n_series).copy()
-    *numbers, status, pooled = leaves
-    return Row._make([*numbers, status.astype(int), pooled > 0, quantiles]), due
 
 
 def _row(block: PyTree, i: Int[Array, ""] | int) -> PyTree:

@@ -15,14 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.core import AbstractKernel, AbstractProposal, Observation
 from smcssm.history import History
-from smcssm.smc2.adapt import compiled, move_key
+from smcssm.smc2.adapt import compiled, from_groups, in_groups, move_key, resample
 from smcssm.smc2.challengers import Challengers, accept, replay
+from smcssm.smc2.population import SMC2, Population, fold_in, particles
 from smcssm.smc2.proposals import RandomWalk, StudentT
-from smcssm.smc2.step import SMC2, Population, fold_in, particles
+from smcssm.smc2.sweeps import Moved, decorrelate
 
 
 class Metropolis(AbstractKernel):
@@ -40,28 +41,46 @@ class Metropolis(AbstractKernel):
             raise ValueError(f"proposal={proposal!r}: expected one of {', '.join(map(repr, named))} or a proposal")
         self.proposals = named[proposal] if isinstance(proposal, str) else (proposal,)
 
-    @property
-    def cycle(self) -> int:
-        """One program per proposal."""
-        return len(self.proposals)
-
-    def sweep(
+    def move(
         self,
         smc: SMC2,
         population: Population,
         history: History,
-        pool: Int[Any, "s k"],
-        due: Bool[Any, " s"],
+        since: Int[np.ndarray, " s"],
+        due: Bool[np.ndarray, " s"],
+        *,
         rung: int,
-        sweep: int,
+        max_sweeps: int,
+    ) -> tuple[Population, Moved]:
+        """Resample, then one proposal per particle and sweep, replayed and judged."""
+        population = compiled(resample, smc)(population, due, np.int64(rung))
+
+        def sweep(population: Population, due: Bool[np.ndarray, " s"], number: int) -> Any:
+            return self._sweep(smc, population, history, since, due, (np.int64(rung), np.int64(number)))
+
+        return decorrelate(smc, population, sweep, due, max_sweeps)
+
+    def _sweep(
+        self,
+        smc: SMC2,
+        population: Population,
+        history: History,
+        since: Int[np.ndarray, " s"],
+        due: Bool[np.ndarray, " s"],
+        counters: tuple[np.int64, np.int64],
     ) -> tuple[Population, Float[Array, " s"], Int[Array, " s"]]:
-        """One proposal per particle, replayed and judged."""
-        which = sweep % self.cycle
-        first = jax.tree.map(lambda leaf: leaf[0], history.rows(0, 1))
-        counters = np.int64(rung), np.int64(sweep)
-        challengers, log_ratio = compiled(propose, smc, self.proposals[which])(population, first, *counters)
-        challengers = replay(smc, population, challengers, history, pool, *counters)
+        proposal = self.proposals[counters[1] % len(self.proposals)]
+        challengers, log_ratio = compiled(propose, smc, proposal)(population, history.first, *counters)
+        challengers = replay(smc, population, challengers, history, since, *counters)
         return compiled(accept, smc)(population, challengers, log_ratio, due, *counters)
+
+    def warmup(self, smc: SMC2, population: Population, history: History) -> Population:
+        """Compile every program of a move."""
+        due, since = np.ones(population.t.shape, bool), np.full(population.t.shape, len(history))
+        population = compiled(resample, smc)(population, due, np.int64(0))
+        for number in range(len(self.proposals)):
+            population, *_ = self._sweep(smc, population, history, since, due, (np.int64(0), np.int64(number)))
+        return population
 
 
 def propose(
@@ -72,16 +91,24 @@ def propose(
     rung: Int[Array, ""],
     sweep: Int[Array, ""],
 ) -> tuple[Challengers, Float[Array, "s n"]]:
-    """Fit a proposal to each series, draw from it, and start the filters at the draws."""
+    """Fit a proposal to each group of each series, draw from it, and start the filters at the draws."""
     key = move_key(population, rung, sweep)
-    z = jnp.moveaxis(population.z, 1, 0)
-    tuning = jax.vmap(proposal.fit)(z, population.log_weight, population.scale[..., 0].T)
-    z_new = jax.vmap(proposal.propose)(fold_in(key, 1), tuning, z)
+    z = in_groups(smc, population.z)
+    tuning = fit(smc, proposal, population)
+    keys = jax.vmap(lambda k: jax.random.split(k, smc.groups))(fold_in(key, 1)).reshape(-1)
+    z_new = jax.vmap(proposal.propose)(keys, tuning, z)
     backward, forward = (jax.vmap(proposal.log_density)(tuning, *pair) for pair in ((z, z_new), (z_new, z)))
-    z_new = jnp.moveaxis(z_new, 0, 1)
+    z_new = from_groups(smc, z_new)
     params, belief = particles(smc, fold_in(key, 2), z_new, blank_like(first))
     zero = jnp.zeros_like(population.log_lik)
-    return Challengers(z_new, params, belief, zero, zero), backward - forward
+    return Challengers(z_new, params, belief, zero, zero), from_groups(smc, backward - forward)
+
+
+def fit(smc: SMC2, proposal: AbstractProposal, population: Population) -> PyTree[Array]:
+    """The proposal's tuning for every group of every series."""
+    z, w = in_groups(smc, population.z), in_groups(smc, population.log_weight)
+    of_prior = (jnp.repeat(a[..., 0].T, smc.groups, axis=0) for a in (population.centre, population.scale))
+    return jax.vmap(proposal.fit)(z, w, *of_prior)
 
 
 def blank_like(obs: Observation) -> Observation:

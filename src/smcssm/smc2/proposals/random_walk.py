@@ -19,7 +19,11 @@ class RandomWalk(AbstractProposal):
     independent: bool = False
 
     def fit(
-        self, z: Float[Array, "z n"], log_weight: Float[Array, " n"], scale: Float[Array, " z"]
+        self,
+        z: Float[Array, "z n"],
+        log_weight: Float[Array, " n"],
+        centre: Float[Array, " z"],
+        scale: Float[Array, " z"],
     ) -> Float[Array, "z z"]:
         """Cholesky factor of the step's covariance."""
         _, chol = weighted_moments(z, log_weight, scale)

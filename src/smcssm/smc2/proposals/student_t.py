@@ -29,7 +29,13 @@ class StudentT(AbstractProposal):
     degrees: float = 5.0
     independent: bool = True
 
-    def fit(self, z: Float[Array, "z n"], log_weight: Float[Array, " n"], scale: Float[Array, " z"]) -> Fit:
+    def fit(
+        self,
+        z: Float[Array, "z n"],
+        log_weight: Float[Array, " n"],
+        centre: Float[Array, " z"],
+        scale: Float[Array, " z"],
+    ) -> Fit:
         """Weighted moments."""
         return Fit(*weighted_moments(z, log_weight, scale))
 
