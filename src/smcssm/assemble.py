@@ -68,7 +68,7 @@ def smc2(  # noqa: PLR0913
 
 def groups_for(n_particles: int, size: int) -> int:
     """How many groups show the Monte Carlo error: up to 8, of equal size, each large enough for fits of its own."""
-    least = max(200, 20 * size)
+    least = max(250, 20 * size)
     return next((g for g in range(8, 1, -1) if n_particles % g == 0 and n_particles // g >= least), 1)
 
 
