@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from smcssm.core import Status as Status
     from smcssm.engine import Engine as Engine
     from smcssm.schedules import Immediate as Immediate
+    from smcssm.schedules import Paced as Paced
 else:
     # The same names, loaded when first used (PEP 562): `smcssm --help` need not wait for JAX. Where each one lives:
     # tests/test_cli.py holds this list and the one above together.
@@ -21,6 +22,7 @@ else:
         "Status": "core",
         "Engine": "engine",
         "Immediate": "schedules",
+        "Paced": "schedules",
     }
 
     def __getattr__(name):

@@ -53,11 +53,14 @@ def smc2(  # noqa: PLR0913
         raise ModelError(f'dtype={dtype!r}: expected "float64" or "float32"')
     chosen = model.default_prior(1.0) if prior is None else as_prior(prior)
     check_names(model, chosen)
+    inner = filter_for(model) if filter is None else filter
+    kernel, when = Metropolis() if move is None else move, Immediate() if schedule is None else schedule
+    when.check(kernel, inner)
     return SMC2(
         prior=chosen,
-        filter=filter_for(model) if filter is None else filter,
-        kernel=Metropolis() if move is None else move,
-        schedule=Immediate() if schedule is None else schedule,
+        filter=inner,
+        kernel=kernel,
+        schedule=when,
         ess_threshold=float(ess_threshold),
         groups=groups_for(n_particles, chosen.size),
         impossible=impossible,

@@ -39,10 +39,12 @@ class Status(enum.IntEnum):
 
     OK = 0
     BRIDGING = 1  # a surprising observation still enters with an exponent below one
-    SLOW_MIXING = 2  # a move stopped before its particles were decorrelated
-    NOT_POSITIVE_DEFINITE = 3  # some particles had a singular innovation covariance and were given weight zero
-    NOT_FINITE = 4  # some particles had a log-likelihood of NaN and were given weight zero
-    IMPOSSIBLE = 5  # no particle had a positive likelihood: the observation was not taken
+    LAGGING = 2  # the population had almost no effective size left when its challengers had caught up
+    SLOW_MIXING = 3  # a move stopped before its particles were decorrelated
+    SUSPECT = 4  # the evidence disagrees with importance sampling by the challengers
+    NOT_POSITIVE_DEFINITE = 5  # some particles had a singular innovation covariance and were given weight zero
+    NOT_FINITE = 6  # some particles had a log-likelihood of NaN and were given weight zero
+    IMPOSSIBLE = 7  # no particle had a positive likelihood: the observation was not taken
 
 
 @no_type_check  # JAX fills it with placeholders
@@ -246,8 +248,15 @@ class AbstractSchedule(eqx.Module):
         """The pending state of a fresh population."""
 
     @abc.abstractmethod
-    def feed(self, smc: Any, pending: PyTree[Array], history: Any, block: Observation) -> PyTree[Array]:
-        """What ``advance`` will need of history while this block is taken, by row of the block. On the host."""
+    def check(self, kernel: AbstractKernel, filter: AbstractFilter) -> None:
+        """Raise ``ModelError``, with the reason, where this schedule cannot use the kernel or the filter."""
+
+    @abc.abstractmethod
+    def feed(self, smc: Any, pending: PyTree[Array], history: Any, block: Observation, count: int) -> PyTree[Array]:
+        """What ``advance`` will need of history while the first ``count`` rows of a block are taken. On the host.
+
+        Leaves have one row per row of the block.
+        """
 
     @abc.abstractmethod
     def advance(

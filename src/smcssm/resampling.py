@@ -45,3 +45,21 @@ def weighted_quantile(
 
     flat = jax.vmap(one)(ordered.reshape(-1, ordered.shape[-1]), weight.reshape(-1, weight.shape[-1]))
     return flat.reshape(*ordered.shape[:-1], levels.shape[0])
+
+
+def pareto_shape(log_weight: Float[Array, " n"]) -> Float[Array, ""]:
+    """Shape k of a generalised Pareto law fitted to the largest weights; importance sampling is unreliable above 0.7.
+
+    Vehtari, Simpson, Gelman, Yao & Gabry (2024, JMLR 25); the fit is that of Zhang & Stephens (2009,
+    doi:10.1198/tech.2009.08017), drawn towards 0.5 as if by ten more observations.
+    """
+    n = log_weight.shape[-1]
+    tail = int(min(0.2 * n, 3 * n**0.5)) + 1
+    w = jnp.sort(jnp.exp(log_weight - jnp.max(log_weight)))[-tail - 1 :]
+    x = jnp.maximum(w[1:] - w[0], jnp.finfo(w.dtype).tiny)
+    grid = 30 + int(tail**0.5)
+    b = 1 / x[-1] + (1 - jnp.sqrt(grid / (jnp.arange(grid) + 0.5))) / (3 * x[int(tail / 4 + 0.5) - 1])
+    k = jnp.mean(jnp.log1p(-b[:, None] * x[None]), axis=-1)
+    profile = tail * (jnp.log(-b / k) - k - 1)
+    b = jnp.sum(b * jax.nn.softmax(profile))
+    return (tail * jnp.mean(jnp.log1p(-b * x)) + 5) / (tail + 10)

@@ -142,7 +142,7 @@ class Runtime:
         """Rows of a part up to the first that needs the host, and what the host then does."""
         count = len(part.dt)
         take = pad(part, BLOCK)
-        feed = self.schedule.feed(self.smc, pending, self.history, take)
+        feed = self.schedule.feed(self.smc, pending, self.history, take, count)
         state, pending, report = self._run(population, pending, take, feed, np.int64(count))
         population = with_stepped(population, state)
         rows, due = unpack(np.asarray(report), len(self.channels), self.n_series)
@@ -154,7 +154,7 @@ class Runtime:
             return population, pending, rows, None
         pending, population, move = self.schedule.act(self.smc, pending, population, self.history, due)
         rows.log_evidence[-1], rows.quantiles[-1] = map(np.asarray, compiled(_after_move, self.smc)(population))
-        rows.status[-1] = np.maximum(_settled(last, population), move.status)
+        rows.status[-1] = np.maximum(_settled(last, population), 0 if move is None else move.status)
         return population, pending, rows, move
 
     def _refuse(self, part: Observation, i: int) -> None:
@@ -188,7 +188,7 @@ class Runtime:
             history = History()
             history.append(part, 1)
             take = pad(part, BLOCK)
-            feed = self.schedule.feed(self.smc, state.pending, history, take)
+            feed = self.schedule.feed(self.smc, state.pending, history, take, 1)
             self._run(state.population, state.pending, take, feed, np.int64(0))
             self.schedule.warmup(self.smc, state.pending, state.population, history)
             compiled(_after_move, self.smc)(state.population)

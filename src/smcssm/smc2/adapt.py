@@ -60,10 +60,11 @@ def resample(smc: SMC2, population: Population, due: Bool[Array, " s"], rung: In
     relative = (mass - log_mean_weight(w)[:, None])[..., None]
     weight = jnp.where(mixed, 0.0, jnp.broadcast_to(relative, grouped.shape).reshape(w.shape))
     gathered = population.evidence_variance + jnp.where(mixed[:, 0], group_variance(smc, w), 0.0)
+    lost = population.lost + 1 / effective_sample_size(w) - 1 / w.shape[-1]
     new = eqx.tree_at(
-        lambda p: (*carried(p), p.log_weight, p.evidence_variance),
+        lambda p: (*carried(p), p.log_weight, p.evidence_variance, p.lost),
         population,
-        (*gather(carried(population), ancestors), weight, gathered),
+        (*gather(carried(population), ancestors), weight, gathered, lost),
     )
     return select(due, new, population)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from smcssm.core import Status
+from smcssm.core import Observation, Status
 from smcssm.history import Chunk, History
 from smcssm.smc2.adapt import carried, compiled, move_key
 from smcssm.smc2.population import SMC2, Population, at_particles, fold_in, log_prior, select, times
@@ -54,17 +54,23 @@ def replay_chunk(
     key = fold_in(move_key(population, rung, sweep), 3)
 
     def body(i: Int[Array, ""], c: Challengers) -> Challengers:
-        obs, pooled = jax.tree.map(lambda leaf: leaf[i], (chunk.rows, chunk.pooled))
-        belief, info = smc.filter.step(fold_in(key, obs.index), c.params, c.belief, at_particles(obs))
-        increment = info.log_lik.astype(jnp.float64)
-        settled = c.log_lik + jnp.where(pooled[:, None], 0.0, increment)
-        pending = c.pending + jnp.where(pooled[:, None], increment, 0.0)
-        new = eqx.tree_at(
-            lambda c: (c.belief, c.log_lik, c.pending), c, (belief, settled, pending)
-        )
-        return new if obs.reported is None else select(obs.reported, new, c)
+        return take(smc, key, c, *jax.tree.map(lambda leaf: leaf[i], (chunk.rows, chunk.pooled)))
 
     return jax.lax.fori_loop(0, chunk.length, body, challengers)
+
+
+def take(
+    smc: SMC2, key: Array, challengers: Challengers, obs: Observation, pooled: Bool[Array, " s"]
+) -> Challengers:
+    """Filter one row of history; where it is pooled its likelihood is pending."""
+    key = fold_in(key, obs.index)
+    belief, info = smc.filter.step(key, challengers.params, challengers.belief, at_particles(obs))
+    increment = info.log_lik.astype(jnp.float64)
+    settled = challengers.log_lik + jnp.where(pooled[:, None], 0.0, increment)
+    pending = challengers.pending + jnp.where(pooled[:, None], increment, 0.0)
+    changed = (belief, settled, pending)
+    new = eqx.tree_at(lambda c: (c.belief, c.log_lik, c.pending), challengers, changed)
+    return new if obs.reported is None else select(obs.reported, new, challengers)
 
 
 def accept(

@@ -48,6 +48,8 @@ class SMC2(eqx.Module):
 class Population:
     """N weighted particles for each of S series. Log weights are not normalised; ``key`` is raw key data.
 
+    ``lost`` adds up 1 / ESS - 1 / N over resamplings: the relative variance of the evidence if every move forgot
+    where its particles came from.
     ``log_mass`` is the log of the share of the prior that the model's support and the prior's factors leave,
     ``evidence_variance`` the relative variance that groups had gathered before they were last mixed, ``centre`` and
     ``scale`` the middle and half of the width of the central 68% of the prior's draws.
@@ -64,6 +66,7 @@ class Population:
     phi: Float[Array, " s"]
     log_evidence: Float[Array, " s"]
     evidence_variance: Float[Array, " s"]
+    lost: Float[Array, " s"]
     log_mass: Float[Array, " s"]
     centre: Float[Array, "z s 1"]
     scale: Float[Array, "z s 1"]
@@ -80,6 +83,7 @@ class Stream(enum.IntEnum):
     FILTER = 2
     MOVE = 3
     FORECAST = 4
+    CHALLENGERS = 5
 
 
 
@@ -153,6 +157,7 @@ def init(
         phi=series + 1.0,
         log_evidence=series,
         evidence_variance=series,
+        lost=series,
         log_mass=log_mass,
         centre=centre,
         scale=0.5 * (high - low),

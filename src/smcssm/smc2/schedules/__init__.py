@@ -1,3 +1,4 @@
 """Schedules: when to move, and how much of a move to do in each step."""
 
 from smcssm.smc2.schedules.immediate import Immediate as Immediate
+from smcssm.smc2.schedules.paced import Paced as Paced

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from smcssm.core import AbstractSchedule, Observation
+from smcssm.core import AbstractFilter, AbstractKernel, AbstractSchedule, Observation
 from smcssm.errors import ImpossibleObservationError
 from smcssm.history import History
 from smcssm.resampling import effective_sample_size
@@ -30,7 +30,11 @@ _TOO_FAR = (
 
 
 class MoveReport(NamedTuple):
-    """What a move did, per series: mean acceptance over its sweeps, and how well its last rung mixed."""
+    """What a move did, per series: mean acceptance over its sweeps, and how well its last rung mixed.
+
+    Paced moves add what their challengers say as importance samples: the Pareto k of their weights, and their log
+    evidence less the running one, with the standard deviation of that gap.
+    """
 
     t: Int[np.ndarray, " s"]
     due: Bool[np.ndarray, " s"]
@@ -40,6 +44,9 @@ class MoveReport(NamedTuple):
     status: Int[np.ndarray, " s"]
     sweeps: Int[np.ndarray, " s"]
     rungs: int = 0
+    pareto_k: Float[np.ndarray, " s"] | None = None
+    gap: Float[np.ndarray, " s"] | None = None
+    gap_sd: Float[np.ndarray, " s"] | None = None
 
     @classmethod
     def start(cls, population: Population, due: Bool[np.ndarray, " s"]) -> MoveReport:
@@ -75,7 +82,12 @@ class Immediate(AbstractSchedule):
         """Nothing is ever pending between observations."""
         return ()
 
-    def feed(self, smc: SMC2, pending: PyTree[Array], history: History, block: Observation) -> PyTree[Array]:
+    def check(self, kernel: AbstractKernel, filter: AbstractFilter) -> None:
+        """Every kernel and filter will do."""
+
+    def feed(
+        self, smc: SMC2, pending: PyTree[Array], history: History, block: Observation, count: int
+    ) -> PyTree[Array]:
         """Nothing is needed."""
         return ()
 

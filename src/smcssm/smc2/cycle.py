@@ -1,0 +1,245 @@
+"""One cycle of a paced move: challengers drawn now, taken through history bit by bit, judged when they have caught up.
+
+    start   q <- fit to the population;  K sets of N challengers ~ q
+    follow  at each observation, `budget` rows of history for every challenger
+    judge   for each set k = 1..K:
+                while phi < 1: raise phi as far as half of the ESS allows
+                resample;  theta_i <- theta'_ki with probability
+                    min(1, prior(theta') L(theta') q(theta) / prior(theta) L(theta) q(theta'))
+
+Given what was known at the start the challengers are independent of the population, so each set is one sweep of an
+independence sampler, whatever the target has become since: p(theta | y_1:t) is left invariant. They are also an
+importance sample of the posterior, which checks the evidence for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, no_type_check
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
+
+from smcssm.core import AbstractProposal, Observation, Status
+from smcssm.resampling import effective_sample_size, log_mean_weight, pareto_shape
+from smcssm.smc2.adapt import climb, from_groups, group_variance, in_groups, mixing, resample
+from smcssm.smc2.challengers import Challengers, accept, take, tempered_log_density
+from smcssm.smc2.kernels.metropolis import blank_like, fit
+from smcssm.smc2.population import SMC2, Population, Stream, fold_in, particles, select, sort_marginals, stream
+from smcssm.smc2.report import Row
+
+CLOSED = 2**62  # the first row of a pool that is not open
+
+
+@no_type_check  # JAX fills it with placeholders
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cycle:
+    """The challengers of every series, and how far they are.
+
+    ``challengers`` are K sets of N one after the other, ``log_q`` their proposal density under ``tuning``, which has
+    the groups of all series in front. ``at`` of ``rows`` rows of history have been taken, ``work`` of them with the
+    last observation. ``since`` is the first row of the open pool. ``fresh`` marks a surprise that came in mid-cycle,
+    ``unmoved`` the share of particles that no cycle since the trigger has moved.
+    """
+
+    active: Bool[Array, " s"]
+    at: Int[Array, " s"]
+    rows: Int[Array, " s"]
+    work: Int[Array, " s"]
+    budget: Int[Array, " s"]
+    since: Int[Array, " s"]
+    fresh: Bool[Array, " s"]
+    unmoved: Float[Array, " s"]
+    key: UInt[Array, "s k"]
+    tuning: PyTree[Array]
+    challengers: Challengers
+    log_q: Float[Array, "s n"]
+
+
+class Feed(NamedTuple):
+    """Rows of history for one observation, ``[b, ..., s]``, which of them are pooled, and how long history is now."""
+
+    rows: Observation
+    pooled: Bool[Any, "b s"]
+    total: Int[Any, " s"]
+
+
+class Verdict(NamedTuple):
+    """What came of a judgement, per series. ``gap`` is importance sampling's log evidence less the running one."""
+
+    acceptance: Float[Any, " s"]
+    correlation: Float[Any, " s"]
+    distinct: Int[Any, " s"]
+    status: Int[Any, " s"]
+    again: Bool[Any, " s"]
+    pareto_k: Float[Any, " s"]
+    gap: Float[Any, " s"]
+    gap_sd: Float[Any, " s"]
+
+
+def idle(smc: SMC2, proposal: AbstractProposal, sets: int, budget: int, population: Population) -> Cycle:
+    """No cycle yet: arrays of the right shapes."""
+    zero = jnp.zeros_like(population.t)
+
+    def wide(a: Array) -> Array:
+        return jnp.concatenate([a] * sets, axis=-1)
+
+    p = population
+    challengers = jax.tree.map(wide, Challengers(p.z, p.params, p.belief, p.log_lik, p.pending))
+    return Cycle(
+        active=zero > 0,
+        at=zero,
+        rows=zero,
+        work=zero,
+        budget=zero + budget,
+        since=zero + CLOSED,
+        fresh=zero > 0,
+        unmoved=zero + 1.0,
+        key=population.key,
+        tuning=fit(smc, proposal, population),
+        challengers=challengers,
+        log_q=wide(population.log_lik),
+    )
+
+
+def start(
+    smc: SMC2,
+    proposal: AbstractProposal,
+    sets: int,
+    cycle: Cycle,
+    population: Population,
+    first: Observation,
+    due: Bool[Array, " s"],
+) -> Cycle:
+    """Fit q and draw challengers in the series that are due."""
+    tuning, groups = fit(smc, proposal, population), len(population.t) * smc.groups
+    draw_key, init_key = (stream(population.key, Stream.CHALLENGERS, population.t, use) for use in (0, 1))
+    keys = jax.vmap(lambda k: jax.random.split(k, sets * smc.groups))(draw_key)  # [s, sets * groups of a series]
+    keys = jnp.moveaxis(keys.reshape(-1, sets, smc.groups), 1, 0).reshape(sets, groups)
+    like = in_groups(smc, population.z)
+
+    def one_set(keys: Array) -> tuple[Array, Array]:
+        z = jax.vmap(proposal.propose)(keys, tuning, like)
+        log_q = jax.vmap(proposal.log_density)(tuning, z, z)
+        return from_groups(smc, z), from_groups(smc, log_q)
+
+    z, log_q = (_in_a_row(a) for a in jax.vmap(one_set)(keys))
+    params, belief = particles(smc, init_key, z, blank_like(first))
+    drawn = Challengers(z, params, belief, jnp.zeros_like(log_q), jnp.zeros_like(log_q))
+    each = jnp.repeat(due, smc.groups)
+    return replace(
+        cycle,
+        active=cycle.active | due,
+        at=jnp.where(due, 0, cycle.at),
+        key=jnp.where(due[:, None], jax.random.key_data(fold_in(init_key, 0)), cycle.key),
+        tuning=jax.tree.map(lambda a, b: jnp.where(_like(each, a), a, b), tuning, cycle.tuning),
+        challengers=select(due, drawn, cycle.challengers),
+        log_q=select(due, log_q, cycle.log_q),
+    )
+
+
+def follow(smc: SMC2, cycle: Cycle, row: Row, feed: Feed) -> Cycle:
+    """Note the observation just taken, and take challengers further through history."""
+    since = jnp.where(row.pooled, jnp.minimum(cycle.since, feed.total - 1), cycle.since)
+    room = jnp.where(cycle.active, jnp.minimum(cycle.budget, feed.total - cycle.at), 0)
+    key = jax.random.wrap_key_data(cycle.key)
+
+    def one_row(j: Int[Array, ""], challengers: Challengers) -> Challengers:
+        obs, pooled = jax.tree.map(lambda leaf: leaf[j], (feed.rows, feed.pooled))
+        newest = cycle.at + j == feed.total - 1
+        new = take(smc, key, challengers, obs, jnp.where(newest, row.pooled, pooled))
+        return select(j < room, new, challengers)
+
+    def run() -> Challengers:
+        return jax.lax.fori_loop(0, jnp.max(room), one_row, cycle.challengers)
+
+    challengers = jax.lax.cond(jnp.any(room > 0), run, lambda: cycle.challengers)
+    fresh = row.pooled & cycle.active
+    return replace(
+        cycle, at=cycle.at + room, rows=feed.total, work=room, since=since, fresh=fresh, challengers=challengers
+    )
+
+
+def judge(
+    smc: SMC2, proposal: AbstractProposal, sets: int, cycle: Cycle, population: Population, ready: Bool[Array, " s"]
+) -> tuple[Cycle, Population, Verdict]:
+    """Judge the challengers in the series where they have caught up."""
+    n = population.z.shape[-1]
+    ess = effective_sample_size(population.log_weight)
+    log_prior_and_lik = tempered_log_density(smc, jnp.ones_like(population.phi), cycle.challengers)
+    log_q_of = jax.vmap(proposal.log_density)
+
+    def one_set(k: Int[Array, ""], carry: tuple) -> tuple:
+        population, begin, rate, status = carry
+        population, _ = climb(smc, population, ready)
+        population = resample(smc, population, ready, k)
+        begin = jnp.where(k == 0, population.z, begin)
+        z = in_groups(smc, population.z)
+        current = from_groups(smc, log_q_of(cycle.tuning, z, z))
+
+        def of_set(a: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(a, k * n, n, axis=-1)
+
+        challengers, log_q = jax.tree.map(of_set, (cycle.challengers, cycle.log_q))
+        counters = k, jnp.ones_like(k)
+        population, accepted, trouble = accept(smc, population, challengers, current - log_q, ready, *counters)
+        return population, begin, rate + accepted / sets, jnp.maximum(status, trouble)
+
+    nothing = jnp.zeros_like(population.phi), jnp.zeros_like(population.t, jnp.int32) + Status.OK
+    population, begin, rate, status = jax.lax.fori_loop(0, sets, one_set, (population, population.z, *nothing))
+    population = _settle(population, ready)
+    correlation, stayed, distinct = mixing(smc, begin, population)
+    unmoved = cycle.unmoved * stayed
+    again = ready & ((population.phi < 1) | (unmoved > 0.1) | (distinct < 0.5 * n))
+    lagging = ess < 0.1 * n
+    k, gap, gap_sd = importance(smc, population, log_prior_and_lik - cycle.log_q)
+    whole = population.phi == 1
+    wrong = whole & ((jnp.abs(gap) > 4 * gap_sd) | (k > 0.7))
+    status = jnp.maximum(status, jnp.where(lagging, Status.LAGGING, Status.OK))
+    status = jnp.maximum(status, jnp.where(wrong, Status.SUSPECT, Status.OK))
+    cycle = replace(
+        cycle,
+        active=cycle.active & ~ready,
+        since=jnp.where(ready & whole, CLOSED, cycle.since),
+        unmoved=jnp.where(ready, jnp.where(again, unmoved, 1.0), cycle.unmoved),
+        budget=jnp.where(ready & lagging, 2 * cycle.budget, cycle.budget),
+    )
+    population = sort_marginals(smc, population)
+    return cycle, population, Verdict(rate, correlation, distinct, status, again, k, gap, gap_sd)
+
+
+def importance(
+    smc: SMC2, population: Population, log_weight: Float[Array, "s n"]
+) -> tuple[Float[Array, " s"], Float[Array, " s"], Float[Array, " s"]]:
+    """What the challengers say as importance samples: Pareto k, and log evidence less the running one with its sd.
+
+    The running evidence's own error is the larger of what groups and resamplings show.
+    """
+    log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
+    estimate = log_mean_weight(log_weight) - population.log_mass
+    relative = 1 / jnp.maximum(effective_sample_size(log_weight), 1.0) - 1 / log_weight.shape[-1]
+    between = population.evidence_variance + group_variance(smc, population.log_weight)
+    sd = jnp.sqrt(relative + jnp.maximum(between, population.lost))
+    return jax.vmap(pareto_shape)(log_weight), estimate - population.log_evidence, sd
+
+
+def _settle(population: Population, ready: Bool[Array, " s"]) -> Population:
+    """Where phi is 1 nothing is pending any more."""
+    done = (ready & (population.phi == 1))[:, None]
+    settled = population.log_lik + jnp.where(done, population.pending, 0.0)
+    return eqx.tree_at(
+        lambda p: (p.log_lik, p.pending), population, (settled, jnp.where(done, 0.0, population.pending))
+    )
+
+
+def _in_a_row(a: Float[Array, "k *z s n"]) -> Float[Array, "*z s kn"]:
+    """Sets of particles one after the other."""
+    a = jnp.moveaxis(a, 0, -2)
+    return a.reshape(*a.shape[:-2], -1)
+
+
+def _like(mask: Bool[Array, " g"], a: Array) -> Array:
+    return mask.reshape(mask.shape + (1,) * (a.ndim - 1))

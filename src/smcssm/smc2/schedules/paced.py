@@ -1,0 +1,153 @@
+"""Move with a bounded amount of work at every observation; the target stays the exact posterior.
+
+At a trigger challengers are drawn (see `smc2.cycle`); with each later observation they advance by at most `budget`
+rows of history, and when they have caught up they are judged. The work of a step is at most N (1 + sets * budget)
+filter steps, however long the stream. While history is short, moves are immediate.
+
+Catching up from row s takes about s / (budget - 1) observations, over which the effective sample size falls by about
+exp(-d / (budget - 1)) for d hyperparameters: the budget grows with d.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, PyTree
+
+from smcssm.core import AbstractFilter, AbstractKernel, AbstractProposal, AbstractSchedule, Observation
+from smcssm.errors import ModelError
+from smcssm.history import History
+from smcssm.smc2.adapt import compiled
+from smcssm.smc2.cycle import CLOSED, Cycle, Feed, Verdict, follow, idle, judge, start
+from smcssm.smc2.kernels.metropolis import Metropolis
+from smcssm.smc2.population import SMC2, Population
+from smcssm.smc2.report import Row
+from smcssm.smc2.schedules.immediate import Immediate, MoveReport, wants_move
+
+SHORT = 4  # histories of up to SHORT * budget rows are moved over at once
+
+
+class Paced(AbstractSchedule):
+    """Bounded work per observation.
+
+    Args:
+        budget: rows of history per observation and challenger, at least 2. "auto" takes 16, or 4 for each
+            hyperparameter if that is more, and up to four times that for a population that lags behind.
+        sets: how many sets of N challengers are drawn at a trigger, so many sweeps there are at catch-up.
+    """
+
+    budget: int | str = "auto"
+    sets: int = 3
+    tempering: bool = True
+    immediate: Immediate = Immediate()
+
+    def __check_init__(self) -> None:
+        if self.budget != "auto" and not (isinstance(self.budget, int) and self.budget >= 2):
+            raise ModelError(f'budget={self.budget!r}: expected "auto", or how many rows of history: at least 2')
+        if not (isinstance(self.sets, int) and self.sets >= 1):
+            raise ModelError(f"sets={self.sets!r}: expected a whole number >= 1")
+
+    def check(self, kernel: AbstractKernel, filter: AbstractFilter) -> None:
+        """Challengers are drawn long before they are judged: only an independence proposal can do that."""
+        if not isinstance(kernel, Metropolis) or _independent(kernel) is None:
+            raise ModelError(
+                f"schedule=Paced() with move={kernel!r}: challengers are drawn long before they are judged, so their "
+                'proposal must not depend on where a particle is: move=Metropolis("independent") or "auto", or '
+                "schedule=Immediate()"
+            )
+
+    def budgets(self, smc: SMC2) -> tuple[int, int]:
+        """At first, and at most."""
+        if isinstance(self.budget, int):
+            return self.budget, self.budget
+        least = max(16, 4 * smc.prior.size)
+        return least, 4 * least
+
+    def init(self, smc: SMC2, population: Population) -> Cycle:
+        """No challengers."""
+        return compiled(idle, smc, _proposal(smc), self.sets, self.budgets(smc)[0])(population)
+
+    def feed(self, smc: SMC2, pending: Cycle, history: History, block: Observation, count: int) -> Feed:
+        """The rows of history that challengers will take with each row of the block."""
+        length, (_, most) = len(block.dt), self.budgets(smc)
+        total = len(history) + 1 + np.arange(length)[:, None] + np.zeros(block.dt.shape[1:], np.int64)
+        active, at, budget, since = jax.device_get((pending.active, pending.at, pending.budget, pending.since))
+        rows = jax.tree.map(lambda leaf: np.zeros((length, most, *leaf.shape[1:]), leaf.dtype), block)
+        pooled = np.zeros((length, most, block.dt.shape[1]), bool)
+        if active.any():
+            ahead = np.arange(count)[:, None, None] * budget + np.arange(most)[:, None]
+            taken, marks = history.take((at + ahead).reshape(-1, len(at)), since, block)
+            for target, leaf in zip(jax.tree.leaves((rows, pooled)), jax.tree.leaves((taken, marks)), strict=True):
+                target[:count] = leaf.reshape(count, most, *leaf.shape[1:])
+        return Feed(rows, pooled, total)
+
+    def advance(self, smc: SMC2, pending: Cycle, population: Population, row: Row, feed: Feed) -> Cycle:
+        """Challengers follow."""
+        return follow(smc, pending, row, feed)
+
+    def due(self, smc: SMC2, pending: Cycle, population: Population) -> Bool[Array, " s"]:
+        """Where challengers have caught up or are wanted, or a surprise changed what they have to take."""
+        caught_up = pending.active & (pending.at == pending.rows)
+        return caught_up | pending.fresh | (~pending.active & wants_move(smc, population))
+
+    def act(
+        self, smc: SMC2, pending: Cycle, population: Population, history: History, due: Bool[np.ndarray, " s"]
+    ) -> tuple[PyTree[Array], Population, MoveReport | None]:
+        """Judge challengers that have caught up; draw new ones where they are wanted."""
+        if len(history) <= SHORT * self.budgets(smc)[0]:
+            _, population, report = self.immediate.act(smc, (), population, history, due)
+            return replace(pending, since=np.full(due.shape, CLOSED)), population, report
+        active, at = jax.device_get((pending.active, pending.at))
+        ready, report = active & (at == len(history)), None
+        wanted = ~active & due
+        if ready.any():
+            pending, population, verdict = self._judge(smc, pending, population, ready)
+            report = _report(population, ready, verdict, self.sets)
+            short = np.asarray(compiled(_wants_move, smc)(population))
+            wanted = wanted | (ready & (verdict.again | short))
+        pending = replace(pending, fresh=np.zeros(due.shape, bool))
+        if wanted.any():
+            pending = compiled(start, smc, _proposal(smc), self.sets)(pending, population, history.first, wanted)
+        return pending, population, report
+
+    def _judge(
+        self, smc: SMC2, pending: Cycle, population: Population, ready: Bool[np.ndarray, " s"]
+    ) -> tuple[Cycle, Population, Verdict]:
+        pending, population, verdict = compiled(judge, smc, _proposal(smc), self.sets)(pending, population, ready)
+        budget = np.minimum(np.asarray(pending.budget), self.budgets(smc)[1])
+        return replace(pending, budget=budget), population, Verdict(*map(np.asarray, verdict))
+
+    def warmup(self, smc: SMC2, pending: Cycle, population: Population, history: History) -> None:
+        """An immediate move and a cycle, thrown away."""
+        self.immediate.warmup(smc, (), population, history)
+        due = np.ones(population.t.shape, bool)
+        pending = compiled(start, smc, _proposal(smc), self.sets)(pending, population, history.first, due)
+        _, population, _ = self._judge(smc, pending, population, due)
+        compiled(_wants_move, smc)(population)
+
+
+def _independent(kernel: Metropolis) -> AbstractProposal | None:
+    return next((p for p in kernel.proposals if p.independent), None)
+
+
+def _proposal(smc: SMC2) -> AbstractProposal:
+    assert isinstance(smc.kernel, Metropolis)
+    proposal = _independent(smc.kernel)
+    assert proposal is not None
+    return proposal
+
+
+def _wants_move(smc: SMC2, population: Population) -> Bool[Array, " s"]:
+    return wants_move(smc, population)
+
+
+def _report(population: Population, ready: Bool[np.ndarray, " s"], verdict: Verdict, sets: int) -> MoveReport:
+    start = MoveReport.start(population, ready)
+    chosen = {
+        name: np.where(ready, getattr(verdict, name), getattr(start, name))
+        for name in ("acceptance", "correlation", "distinct", "status")
+    }
+    check = {name: np.where(ready, getattr(verdict, name), np.nan) for name in ("pareto_k", "gap", "gap_sd")}
+    return start._replace(**chosen, **check, sweeps=np.where(ready, sets, 0), rungs=1)
