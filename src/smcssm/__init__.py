@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from smcssm.core import Status as Status
     from smcssm.engine import Engine as Engine
     from smcssm.schedules import Immediate as Immediate
+    from smcssm.schedules import Jitter as Jitter
     from smcssm.schedules import Paced as Paced
 else:
     # The same names, loaded when first used (PEP 562): `smcssm --help` need not wait for JAX. Where each one lives:
@@ -22,6 +23,7 @@ else:
         "Status": "core",
         "Engine": "engine",
         "Immediate": "schedules",
+        "Jitter": "schedules",
         "Paced": "schedules",
     }
 

@@ -55,7 +55,7 @@ def smc2(  # noqa: PLR0913
     check_names(model, chosen)
     inner = filter_for(model) if filter is None else filter
     kernel, when = Metropolis() if move is None else move, Immediate() if schedule is None else schedule
-    when.check(kernel, inner)
+    when.check(move, inner)
     return SMC2(
         prior=chosen,
         filter=inner,

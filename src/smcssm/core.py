@@ -242,14 +242,16 @@ class AbstractSchedule(eqx.Module):
 
     tempering: eqx.AbstractVar[bool]
     """Whether a surprising observation enters with an exponent below one at first."""
+    remembers: eqx.AbstractVar[int | None]
+    """How many rows of history it needs, the first ones; None for all."""
 
     @abc.abstractmethod
     def init(self, smc: Any, population: Any) -> PyTree[Array]:
         """The pending state of a fresh population."""
 
     @abc.abstractmethod
-    def check(self, kernel: AbstractKernel, filter: AbstractFilter) -> None:
-        """Raise ``ModelError``, with the reason, where this schedule cannot use the kernel or the filter."""
+    def check(self, move: AbstractKernel | None, filter: AbstractFilter) -> None:
+        """Raise ``ModelError``, with the reason, where it cannot use the filter or the move that was asked for."""
 
     @abc.abstractmethod
     def feed(self, smc: Any, pending: PyTree[Array], history: Any, block: Observation, count: int) -> PyTree[Array]:

@@ -120,7 +120,7 @@ class Runtime:
             if not np.isfinite(evidence[-1]).all():
                 raise FloatingPointError("the evidence is not finite: the engine is unchanged")
             published = report(_join(reports, np.concatenate(evidence), self.n_series))
-            length = state.length + total
+            length = len(self.history)
             self.state = Committed(population, pending, evidence[-1][-1], clock, layout, length, last_move)
         return published
 
@@ -149,7 +149,9 @@ class Runtime:
         done, last = len(rows.ess), rows.status[-1]
         if self.smc.impossible == "error" and (last == Status.IMPOSSIBLE).any():
             self._refuse(part, done - 1)
-        self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), done, rows.pooled)
+        room = np.inf if self.schedule.remembers is None else self.schedule.remembers - len(self.history)
+        if room > 0:
+            self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), int(min(done, room)), rows.pooled)
         if not due.any():
             return population, pending, rows, None
         pending, population, move = self.schedule.act(self.smc, pending, population, self.history, due)

@@ -3,9 +3,9 @@
     start   q <- fit to the population;  K sets of N challengers ~ q
     follow  at each observation, `budget` rows of history for every challenger
     judge   for each set k = 1..K:
-                while phi < 1: raise phi as far as half of the ESS allows
                 resample;  theta_i <- theta'_ki with probability
                     min(1, prior(theta') L(theta') q(theta) / prior(theta) L(theta) q(theta'))
+                if phi < 1 and three quarters have moved since it last rose: raise it as far as half of the ESS allows
 
 Given what was known at the start the challengers are independent of the population, so each set is one sweep of an
 independence sampler, whatever the target has become since: p(theta | y_1:t) is left invariant. They are also an
@@ -42,7 +42,8 @@ class Cycle:
     ``challengers`` are K sets of N one after the other, ``log_q`` their proposal density under ``tuning``, which has
     the groups of all series in front. ``at`` of ``rows`` rows of history have been taken, ``work`` of them with the
     last observation. ``since`` is the first row of the open pool. ``fresh`` marks a surprise that came in mid-cycle,
-    ``unmoved`` the share of particles that no cycle since the trigger has moved.
+    ``unmoved`` the share of particles that have not moved
+    since the last trigger or rise of phi.
     """
 
     active: Bool[Array, " s"]
@@ -168,13 +169,12 @@ def judge(
 ) -> tuple[Cycle, Population, Verdict]:
     """Judge the challengers in the series where they have caught up."""
     n = population.z.shape[-1]
-    ess = effective_sample_size(population.log_weight)
+    ess, bridged = effective_sample_size(population.log_weight), population.phi
     log_prior_and_lik = tempered_log_density(smc, jnp.ones_like(population.phi), cycle.challengers)
     log_q_of = jax.vmap(proposal.log_density)
 
     def one_set(k: Int[Array, ""], carry: tuple) -> tuple:
-        population, begin, rate, status = carry
-        population, _ = climb(smc, population, ready)
+        population, begin, unmoved, rate, status = carry
         population = resample(smc, population, ready, k)
         begin = jnp.where(k == 0, population.z, begin)
         z = in_groups(smc, population.z)
@@ -186,18 +186,21 @@ def judge(
         challengers, log_q = jax.tree.map(of_set, (cycle.challengers, cycle.log_q))
         counters = k, jnp.ones_like(k)
         population, accepted, trouble = accept(smc, population, challengers, current - log_q, ready, *counters)
-        return population, begin, rate + accepted / sets, jnp.maximum(status, trouble)
+        unmoved = unmoved * (1 - accepted)
+        rise = ready & (population.phi < 1) & (unmoved <= 0.25)
+        population, _ = climb(smc, population, rise)
+        return population, begin, jnp.where(rise, 1.0, unmoved), rate + accepted / sets, jnp.maximum(status, trouble)
 
     nothing = jnp.zeros_like(population.phi), jnp.zeros_like(population.t, jnp.int32) + Status.OK
-    population, begin, rate, status = jax.lax.fori_loop(0, sets, one_set, (population, population.z, *nothing))
+    at_first = population, population.z, cycle.unmoved, *nothing
+    population, begin, unmoved, rate, status = jax.lax.fori_loop(0, sets, one_set, at_first)
     population = _settle(population, ready)
-    correlation, stayed, distinct = mixing(smc, begin, population)
-    unmoved = cycle.unmoved * stayed
+    correlation, _, distinct = mixing(smc, begin, population)
     again = ready & ((population.phi < 1) | (unmoved > 0.1) | (distinct < 0.5 * n))
     lagging = ess < 0.1 * n
     k, gap, gap_sd = importance(smc, population, log_prior_and_lik - cycle.log_q)
     whole = population.phi == 1
-    wrong = whole & ((jnp.abs(gap) > 4 * gap_sd) | (k > 0.7))
+    wrong = whole & jnp.where(k > 0.7, bridged == 1, jnp.abs(gap) > 4 * gap_sd)  # q of a bridge need not fit its end
     status = jnp.maximum(status, jnp.where(lagging, Status.LAGGING, Status.OK))
     status = jnp.maximum(status, jnp.where(wrong, Status.SUSPECT, Status.OK))
     cycle = replace(

@@ -75,6 +75,7 @@ class Immediate(AbstractSchedule):
     """Everything at the trigger. ``tempering=False`` lets surprises in whole (to see what tempering is for)."""
 
     tempering: bool = True
+    remembers: None = None
     max_sweeps: int = 30
     max_rungs: int = 200
 
@@ -82,7 +83,7 @@ class Immediate(AbstractSchedule):
         """Nothing is ever pending between observations."""
         return ()
 
-    def check(self, kernel: AbstractKernel, filter: AbstractFilter) -> None:
+    def check(self, move: AbstractKernel | None, filter: AbstractFilter) -> None:
         """Every kernel and filter will do."""
 
     def feed(

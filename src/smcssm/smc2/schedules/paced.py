@@ -41,6 +41,7 @@ class Paced(AbstractSchedule):
     budget: int | str = "auto"
     sets: int = 3
     tempering: bool = True
+    remembers: None = None
     immediate: Immediate = Immediate()
 
     def __check_init__(self) -> None:
@@ -49,11 +50,11 @@ class Paced(AbstractSchedule):
         if not (isinstance(self.sets, int) and self.sets >= 1):
             raise ModelError(f"sets={self.sets!r}: expected a whole number >= 1")
 
-    def check(self, kernel: AbstractKernel, filter: AbstractFilter) -> None:
+    def check(self, move: AbstractKernel | None, filter: AbstractFilter) -> None:
         """Challengers are drawn long before they are judged: only an independence proposal can do that."""
-        if not isinstance(kernel, Metropolis) or _independent(kernel) is None:
+        if move is not None and not (isinstance(move, Metropolis) and _independent(move)):
             raise ModelError(
-                f"schedule=Paced() with move={kernel!r}: challengers are drawn long before they are judged, so their "
+                f"schedule=Paced() with move={move!r}: challengers are drawn long before they are judged, so their "
                 'proposal must not depend on where a particle is: move=Metropolis("independent") or "auto", or '
                 "schedule=Immediate()"
             )
