@@ -40,6 +40,8 @@ def smc2(  # noqa: PLR0913
     record: bool,
     dtype: str,
     n_particles: int,
+    resampling: str,
+    forgetting: float,
 ) -> SMC2:
     """The parts of an engine, checked against each other."""
     if not isinstance(model, AbstractModel):
@@ -49,6 +51,8 @@ def smc2(  # noqa: PLR0913
         raise ModelError(f"ess_threshold={ess_threshold}: expected a share of the particles between 0 and 1")
     if impossible not in ("error", "missing"):
         raise ModelError(f'impossible={impossible!r}: expected "error" or "missing"')
+    if resampling not in ("systematic", "multinomial"):
+        raise ModelError(f'resampling={resampling!r}: expected "systematic" or "multinomial"')
     if str(dtype) not in ("float64", "float32"):
         raise ModelError(f'dtype={dtype!r}: expected "float64" or "float32"')
     chosen = model.default_prior(1.0) if prior is None else as_prior(prior)
@@ -56,6 +60,7 @@ def smc2(  # noqa: PLR0913
     inner = filter_for(model) if filter is None else filter
     kernel, when = Metropolis() if move is None else move, Immediate() if schedule is None else schedule
     when.check(move, inner)
+    check_forgetting(forgetting, when)
     return SMC2(
         prior=chosen,
         filter=inner,
@@ -63,10 +68,23 @@ def smc2(  # noqa: PLR0913
         schedule=when,
         ess_threshold=float(ess_threshold),
         groups=groups_for(n_particles, chosen.size),
+        resampling=resampling,
+        forgetting=float(forgetting),
         impossible=impossible,
         record=record,
         dtype=str(dtype),
     )
+
+
+def check_forgetting(forgetting: float, schedule: AbstractSchedule) -> None:
+    """A factor in (0, 1], and a schedule that can bear one below 1."""
+    if not 0 < forgetting <= 1:
+        raise ModelError(f"forgetting={forgetting}: expected a factor in (0, 1], such as 0.999; 1 forgets nothing")
+    if forgetting < 1 and schedule.tempering:
+        raise ModelError(
+            f"forgetting={forgetting} with schedule={schedule!r}: what is forgotten cannot stay pending. Use "
+            "schedule=Immediate(tempering=False), or Jitter() for constant cost"
+        )
 
 
 def groups_for(n_particles: int, size: int) -> int:

@@ -43,6 +43,10 @@ class Engine:
         runs: independent populations, for an honest Monte Carlo error and as chains for ArviZ.
         record: how many past steps are kept for plots and scores; None keeps none.
         impossible: "error" refuses an observation that no particle can explain, "missing" takes it as missing.
+        resampling: "systematic"; or "multinomial", noisier, for which lineages tell the variance of the evidence.
+        forgetting: a factor below 1 changes the target: at each observation the log-likelihood of everything before is
+            multiplied by it, so that hyperparameters may drift, and ``log_evidence`` is the sum of one-step log
+            predictives. About 1 / (1 - forgetting) observations count.
         dtype: "float64" or "float32", of states and parameters; likelihoods and evidence are float64 always.
         seed: of all randomness.
 
@@ -63,6 +67,8 @@ class Engine:
         runs: int = 1,
         record: int | None = 10_000,
         impossible: str = "error",
+        resampling: str = "systematic",
+        forgetting: float = 1.0,
         dtype: str = "float64",
         seed: int = 0,
     ) -> None:
@@ -78,6 +84,8 @@ class Engine:
             record=record is not None,
             dtype=dtype,
             n_particles=n_particles,
+            resampling=resampling,
+            forgetting=forgetting,
         )
         self._seed = seed
         self._runtime = Runtime(smc, runs, n_particles, seed)
@@ -107,6 +115,14 @@ class Engine:
     def log_evidence(self) -> float:
         """log p(y_1:t), relative to the normalised prior; averaged over runs on the scale of the evidence."""
         return float(_log_mean(self._runtime.state.log_evidence))
+
+    @property
+    def log_evidence_sd(self) -> float:
+        """Monte Carlo standard deviation of ``log_evidence``: between runs, or between groups of particles of one run.
+
+        NaN for one run of too few particles to be split into groups (2 x 250, or 2 x 20 per hyperparameter).
+        """
+        return readout.log_evidence_sd(self.snapshot())
 
     def step(
         self, y: Any, *, time: Any = None, inputs: Any = None, noise_sd: Any = None, exposure: Any = None
@@ -171,7 +187,8 @@ class Engine:
         with self._runtime.lock:
             state = self._runtime.state
             record = None if self._ring is None else self._ring.columns(state.clock.taken)
-            data = self._runtime.history.rows(0, state.length) if state.length else None
+            whole = state.clock.taken  # a schedule may keep less of history
+            data = self._runtime.history.rows(0, state.length) if 0 < state.length == whole else None
             smc, t = self._runtime.smc, state.clock.taken
             return Snapshot(smc, state.population, t, record, data, state.last_move, state.log_evidence)
 

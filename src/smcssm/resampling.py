@@ -1,4 +1,4 @@
-"""Weights of a population and systematic resampling (Kitagawa 1996, doi:10.2307/1390750). Last axis: particles."""
+"""Weights of a population, and resampling (systematic: Kitagawa 1996, doi:10.2307/1390750). Last axis: particles."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ def systematic(key: Array, log_weight: Float[Array, " n"]) -> Int[Array, " n"]:
     n = log_weight.shape[-1]
     cumulative = jnp.cumsum(normalise(log_weight))
     points = (jnp.arange(n) + jax.random.uniform(key, dtype=cumulative.dtype)) / n
+    return jnp.searchsorted(cumulative / cumulative[-1], points, side="right").clip(0, n - 1)
+
+
+def multinomial(key: Array, log_weight: Float[Array, " n"]) -> Int[Array, " n"]:
+    """Ancestors drawn independently; more random than ``systematic``, but lineages tell the variance (see `adapt`)."""
+    n = log_weight.shape[-1]
+    cumulative = jnp.cumsum(normalise(log_weight))
+    points = jnp.sort(jax.random.uniform(key, (n,), cumulative.dtype))
     return jnp.searchsorted(cumulative / cumulative[-1], points, side="right").clip(0, n - 1)
 
 

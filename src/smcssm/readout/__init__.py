@@ -2,6 +2,7 @@
 
 from smcssm.readout.diagnose import Diagnosis as Diagnosis
 from smcssm.readout.diagnose import diagnose as diagnose
+from smcssm.readout.error import log_evidence_sd as log_evidence_sd
 from smcssm.readout.export import record as record
 from smcssm.readout.export import to_arviz as to_arviz
 from smcssm.readout.forecast import forecast as forecast

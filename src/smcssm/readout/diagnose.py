@@ -6,12 +6,13 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from smcssm.core import Status
 from smcssm.errors import SmcssmWarning
+from smcssm.readout.error import by_lineage, log_evidence_sd
 from smcssm.readout.export import record
 from smcssm.readout.prior import prior
 from smcssm.readout.summary import labels, weighted_quantiles
@@ -139,7 +140,9 @@ def _moves(snapshot: Snapshot) -> Iterator[Item]:
         "the last move stopped before its particles had left their places: schedule=Immediate(max_sweeps=100), or more "
         "n_particles, to which proposals fit better"
     )
-    yield _judge(names[1], float(np.max(np.asarray(move.correlation)[moved])), "<=", max(0.1, 3 / n**0.5), slow)
+    correlation, most = float(np.max(np.asarray(move.correlation)[moved])), max(0.1, 3 / n**0.5)
+    judged = _judge(names[1], correlation, "<=", most, slow)
+    yield judged if move.pareto_k is None else judged._replace(verdict="info", remedy="")  # the next cycle goes on
     yield _judge(names[2], float(np.max(np.asarray(move.status)) >= Status.SLOW_MIXING), "<=", 0.0, slow)
     yield _judge(
         names[3],
@@ -148,6 +151,16 @@ def _moves(snapshot: Snapshot) -> Iterator[Item]:
         0.1,
         'proposals hardly fit the posterior: more n_particles, or move=moves.Metropolis("random_walk")',
     )
+    if move.pareto_k is not None:
+        yield from _challengers(move, moved)
+
+
+def _challengers(move: Any, moved: np.ndarray) -> Iterator[Item]:
+    """The challengers of a paced move as an importance sample of the posterior."""
+    off = float(np.max(np.abs(move.gap[moved]) / move.gap_sd[moved]))
+    why = "importance sampling by the last challengers contradicts the evidence: more n_particles, or runs=4 to see"
+    yield _judge("evidence against challengers", off, "<=", 4.0, why)
+    yield Item("pareto k of challengers", float(np.max(move.pareto_k[moved])), "<= 0.7", "info")
 
 
 def _weights(snapshot: Snapshot, steps: xr.Dataset | None) -> Iterator[Item]:
@@ -267,14 +280,26 @@ def _spread(snapshot: Snapshot) -> Iterator[Item]:
     """Monte Carlo error as independent runs show it."""
     names = "spread of log evidence", "spread of means"
     w = snapshot.weights()
-    if len(w) == 1:
-        yield from (_absent(n, "unknown", "one run does not show its Monte Carlo error: runs=4") for n in names)
-        return
     more = "more n_particles"
+    yield from _lineages(snapshot)
+    if len(w) == 1:
+        sd, how = log_evidence_sd(snapshot), "too few particles for groups, and one run: runs=4 shows its error"
+        known = _judge("sd of log evidence", sd, "<=", 0.5, f"between groups of particles, in nats: {more}")
+        yield _absent("sd of log evidence", "unknown", how) if math.isnan(sd) else known
+        return
     yield _judge(names[0], float(snapshot.log_evidence().std(ddof=1)), "<=", 0.5, f"sd between runs, in nats: {more}")
     theta = snapshot.theta()
     worst = max(_between(theta[entry][index], w) for _, entry, index in _entries(snapshot))
     yield _judge(names[1], worst, "<=", 0.2, f"sd of a mean between runs over the posterior sd: {more}")
+
+
+def _lineages(snapshot: Snapshot) -> Iterator[Item]:
+    """The other estimate of the evidence's error, and what it rests on."""
+    if snapshot.smc.resampling != "multinomial":
+        return
+    sd, survive = by_lineage(snapshot)
+    yield Item("surviving ancestors", float(survive.min()), ">= 20", "ok" if survive.min() >= 20 else "info")
+    yield Item("sd of log evidence, by lineage", float(sd.max()), "", "info")
 
 
 def _between(values: np.ndarray, w: np.ndarray) -> float:

@@ -120,12 +120,15 @@ def _log_prior(smc: SMC2, population: Population) -> jnp.ndarray:
 
 
 def _history(snapshot: Snapshot) -> dict[str, xr.Dataset]:
-    """Every observation, and what was known with it: time since the one before, inputs, noise and exposure."""
+    """Every observation, and what was known with it: time since the one before, inputs, noise and exposure.
+
+    Where history is not kept, the observations that are on record.
+    """
     import xarray as xr
 
     data, model = snapshot.data, snapshot.smc.filter.model
     if data is None:
-        return {}
+        return {"observed_data": record(snapshot)[["y"]]} if snapshot.record else {}
     channels = {"time": data.index[:, 0] + 1, "channel": list(model.channel_names)}
     by_channel = ("time", "channel")
     y = np.where(data.mask[..., 0], data.y[..., 0], np.nan)

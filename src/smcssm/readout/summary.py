@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smcssm.core import AbstractPrior
+from smcssm.readout.error import of_mean
 from smcssm.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ LEVELS = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 def summary(snapshot: Snapshot) -> pd.DataFrame:
     """Weighted mean, sd, quantiles and Monte Carlo error of every named quantity of the prior.
 
-    ``mcse`` is the standard error of the mean: between runs when there are at least two, else sd / sqrt(ESS), which
-    does not see the error of earlier moves.
+    ``mcse`` is the Monte Carlo standard error of the mean: between runs when there are at least two, else between
+    groups of particles; with too few particles for groups sd / sqrt(ESS), which does not see earlier moves.
     """
     import pandas as pd
 
@@ -28,19 +29,17 @@ def summary(snapshot: Snapshot) -> pd.DataFrame:
     rows = {}
     for name, values in snapshot.theta().items():
         for label, index in labels(snapshot.smc.prior, name, values.shape[:-2]):
-            rows[label] = _row(values[index], w)
+            rows[label] = _row(values[index], w, snapshot.smc.groups)
     return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "sd", *LEVELS, "mcse"])
 
 
-def _row(values: np.ndarray, w: np.ndarray) -> list[float]:
+def _row(values: np.ndarray, w: np.ndarray, groups: int) -> list[float]:
     """One line of the table from values and weights ``[runs, n]``."""
     means = np.sum(w * values, axis=-1)
     mean = means.mean()
     sd = np.sqrt(np.mean(np.sum(w * (values - mean) ** 2, axis=-1)))
     quantiles = weighted_quantiles(values.ravel(), (w / len(w)).ravel(), np.array(list(LEVELS.values())))
-    runs = len(means)
-    mcse = means.std(ddof=1) / runs**0.5 if runs > 1 else sd * np.sqrt(np.sum(w**2))
-    return [mean, sd, *quantiles, mcse]
+    return [mean, sd, *quantiles, of_mean(values, w, groups)]
 
 
 def weighted_quantiles(values: np.ndarray, w: np.ndarray, levels: np.ndarray) -> np.ndarray:

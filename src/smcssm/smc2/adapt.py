@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from smcssm.resampling import effective_sample_size, log_mean_weight, normalise, systematic
-from smcssm.smc2.population import SMC2, Population, Stream, fold_in, select, stream, times
+from smcssm.resampling import effective_sample_size, log_mean_weight, multinomial, normalise, systematic
+from smcssm.smc2.population import SMC2, Population, Stream, at_full_exponent, fold_in, select, stream, times
 from smcssm.smc2.step import tempering_exponent
 
 
@@ -43,28 +43,32 @@ def carried(population: Population) -> tuple:
 
 
 def resample(smc: SMC2, population: Population, due: Bool[Array, " s"], rung: Int[Array, ""]) -> Population:
-    """Systematic resampling of the series that are due, group by group.
+    """Resample the series that are due, group by group.
 
     A group keeps its share of the weight, which is that of its evidence; its particles become equal. When the shares
     have drifted apart, or a group has died, particles are drawn from all of them and the groups start anew.
     """
     g, w = smc.groups, population.log_weight
+    draw = multinomial if smc.resampling == "multinomial" else systematic
     grouped = w.reshape(len(w), g, -1)
     keys = jax.vmap(lambda k: jax.random.split(k, g + 1))(fold_in(move_key(population, rung, 0), 0))
-    within = jax.vmap(jax.vmap(systematic))(keys[:, :g], grouped)
+    within = jax.vmap(jax.vmap(draw))(keys[:, :g], grouped)
     within = within + (jnp.arange(g) * grouped.shape[-1])[None, :, None]
     mass = log_mean_weight(grouped)
     apart = 1 / jnp.sum(normalise(mass) ** 2, axis=-1) < 0.5 * g
     mixed = (apart | jnp.any(jnp.isneginf(mass), axis=-1))[:, None]
-    ancestors = jnp.where(mixed, jax.vmap(systematic)(keys[:, g], w), within.reshape(w.shape))
+    ancestors = jnp.where(mixed, jax.vmap(draw)(keys[:, g], w), within.reshape(w.shape))
     relative = (mass - log_mean_weight(w)[:, None])[..., None]
     weight = jnp.where(mixed, 0.0, jnp.broadcast_to(relative, grouped.shape).reshape(w.shape))
     gathered = population.evidence_variance + jnp.where(mixed[:, 0], group_variance(smc, w), 0.0)
     lost = population.lost + 1 / effective_sample_size(w) - 1 / w.shape[-1]
+    *chosen, eve = gather((*carried(population), population.eve), ancestors)
+    eve = jnp.where(mixed, jnp.arange(w.shape[-1]), eve)
+    resamplings = jnp.where(mixed[:, 0], 0, population.resamplings + 1)
     new = eqx.tree_at(
-        lambda p: (*carried(p), p.log_weight, p.evidence_variance, p.lost),
+        lambda p: (*carried(p), p.log_weight, p.evidence_variance, p.lost, p.eve, p.resamplings),
         population,
-        (*gather(carried(population), ancestors), weight, gathered, lost),
+        (*chosen, weight, gathered, lost, eve, resamplings),
     )
     return select(due, new, population)
 
@@ -75,6 +79,28 @@ def group_variance(smc: SMC2, log_weight: Float[Array, "s n"]) -> Float[Array, "
         return jnp.zeros(len(log_weight))
     share = smc.groups * normalise(log_mean_weight(log_weight.reshape(len(log_weight), smc.groups, -1)))
     return jnp.var(share, axis=-1, ddof=1) / smc.groups
+
+
+def lineage_variance(smc: SMC2, population: Population) -> tuple[Float[Array, " s"], Int[Array, " s"]]:
+    """Relative variance of the evidence from who descends from whom, and how many ancestors survive.
+
+    Lee & Whiteley (2018, doi:10.1093/biomet/asy028), for multinomial resampling; group by group, since the groups were
+    last mixed. NaN with fewer than 20 surviving ancestors.
+    """
+    n, g = population.z.shape[-1], smc.groups
+    w, m = normalise(at_full_exponent(population)), n // g
+
+    def one(w: Float[Array, " n"], eve: Int[Array, " n"], k: Int[Array, ""]) -> tuple[Array, Array]:
+        shares = jnp.zeros(n).at[eve].add(w)
+        of_group = w.reshape(g, m).sum(axis=-1)
+        collide = (shares**2).reshape(g, m).sum(axis=-1)
+        variance = jnp.sum(of_group**2 - (m / (m - 1)) ** (k + 1) * (of_group**2 - collide))
+        return variance, jnp.sum(shares > 0)
+
+    variance, survive = jax.vmap(one)(w, population.eve, population.resamplings)
+    total = population.evidence_variance + variance
+    proved = smc.resampling == "multinomial"
+    return jnp.where((survive >= 20) & proved, total, jnp.nan), survive
 
 
 def in_groups(smc: SMC2, a: Float[Array, "*z s n"]) -> Float[Array, "g *z m"]:

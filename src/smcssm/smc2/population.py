@@ -36,6 +36,8 @@ class SMC2(eqx.Module):
     schedule: AbstractSchedule
     ess_threshold: float = 0.5
     groups: int = 1
+    resampling: str = "systematic"
+    forgetting: float = 1.0
     impossible: str = "error"
     record: bool = True
     dtype: str = "float64"
@@ -49,7 +51,7 @@ class Population:
     """N weighted particles for each of S series. Log weights are not normalised; ``key`` is raw key data.
 
     ``lost`` adds up 1 / ESS - 1 / N over resamplings: the relative variance of the evidence if every move forgot
-    where its particles came from.
+    where its particles came from. ``eve`` is the particle that each one descends from, ``resamplings`` ago.
     ``log_mass`` is the log of the share of the prior that the model's support and the prior's factors leave,
     ``evidence_variance`` the relative variance that groups had gathered before they were last mixed, ``centre`` and
     ``scale`` the middle and half of the width of the central 68% of the prior's draws.
@@ -67,6 +69,8 @@ class Population:
     log_evidence: Float[Array, " s"]
     evidence_variance: Float[Array, " s"]
     lost: Float[Array, " s"]
+    eve: Int[Array, "s n"]
+    resamplings: Int[Array, " s"]
     log_mass: Float[Array, " s"]
     centre: Float[Array, "z s 1"]
     scale: Float[Array, "z s 1"]
@@ -158,6 +162,8 @@ def init(
         log_evidence=series,
         evidence_variance=series,
         lost=series,
+        eve=jnp.broadcast_to(jnp.arange(z.shape[-1]), zero.shape),
+        resamplings=series.astype(jnp.int64),
         log_mass=log_mass,
         centre=centre,
         scale=0.5 * (high - low),

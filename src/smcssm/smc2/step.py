@@ -30,6 +30,7 @@ from smcssm.smc2.report import Row, pack, recorded_quantiles
 def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Population, Row]:
     """Take one observation of every series. A series that cannot take it stays as it was, status IMPOSSIBLE."""
     key = stream(population.key, Stream.FILTER, obs.index)
+    before, population = population, forget(smc, population)
     belief, info = smc.filter.step(key, population.params, population.belief, at_particles(obs))
     increment, status = _checked(population.log_weight, info)
     impossible = ~jnp.any(jnp.isfinite(increment + population.log_weight), axis=-1)
@@ -45,7 +46,7 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
     if obs.reported is not None:
         taken = taken & obs.reported
         impossible = impossible & obs.reported
-    new = select(taken, new, population)
+    new = select(taken, new, before)
     status = jnp.maximum(jnp.max(status, axis=-1), jnp.where(new.phi < 1, Status.BRIDGING, Status.OK))
     status = jnp.where(impossible, Status.IMPOSSIBLE, status)
     mean, sd, pit = _mixture(at_full_exponent(population), info)
@@ -53,6 +54,16 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
     row = Row(log_evidence, mean, sd, pit, ess, least, status, pooled, recorded_quantiles(new))
     return new, row
 
+
+
+def forget(smc: SMC2, population: Population) -> Population:
+    """Flatten the likelihood so far: L <- L^forgetting. The evidence becomes the sum of one-step predictives."""
+    if smc.forgetting == 1:
+        return population
+    p, keep = population, smc.forgetting
+    log_weight = p.log_weight + times(keep - 1 + jnp.zeros_like(p.phi)[:, None], p.log_lik)
+    changed = (log_weight, keep * p.log_lik)
+    return eqx.tree_at(lambda p: (p.log_weight, p.log_lik), p, changed)
 
 
 def _checked(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Float[Array, "s n"], Int[Array, "s n"]]:

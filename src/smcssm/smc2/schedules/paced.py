@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from smcssm.core import AbstractFilter, AbstractKernel, AbstractProposal, AbstractSchedule, Observation
 from smcssm.errors import ModelError
@@ -95,7 +95,7 @@ class Paced(AbstractSchedule):
 
     def act(
         self, smc: SMC2, pending: Cycle, population: Population, history: History, due: Bool[np.ndarray, " s"]
-    ) -> tuple[PyTree[Array], Population, MoveReport | None]:
+    ) -> tuple[Cycle, Population, MoveReport | None]:
         """Judge challengers that have caught up; draw new ones where they are wanted."""
         if len(history) <= SHORT * self.budgets(smc)[0]:
             _, population, report = self.immediate.act(smc, (), population, history, due)

@@ -1,0 +1,264 @@
+"""Schedules: the right posterior, bounded work, no surprise lost, and what is refused."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posteriors
+import smcssm as ss
+from posteriors import CASES, LOCAL_LEVEL
+from smcssm.smc2 import challengers
+from smcssm.smc2.kernels import metropolis
+from smcssm.smc2.population import particles
+from smcssm.smc2.schedules import paced as paced_module
+from smcssm.smc2.schedules.paced import SHORT
+
+BUDGET, SETS, N = 8, 3, 256
+
+
+def engine(schedule=None, case=LOCAL_LEVEL, n=N, **options):
+    schedule = ss.Paced(budget=BUDGET, sets=SETS) if schedule is None else schedule
+    return ss.Engine(case.model, case.prior, n_particles=n, schedule=schedule, **options)
+
+
+def leaves(e):
+    with jax.enable_x64(True):
+        return [np.asarray(a) for a in jax.tree.leaves((e._runtime.state.population, e._runtime.state.pending))]
+
+
+def data(t, seed=5, surprises=()):
+    y = LOCAL_LEVEL.simulate(t, seed)
+    for when, size in surprises:
+        y[when] += size
+    y[7::31] = np.nan
+    return y
+
+
+def test_paced_has_the_posterior_after_a_surprise():
+    y = data(400, surprises=[(150, 15.0)])
+    e = engine(runs=8)
+    infos = e.update(y)
+    assert ss.Status.BRIDGING in infos.status
+    assert infos.status[-1] != ss.Status.BRIDGING
+    posteriors.assert_agrees(e, LOCAL_LEVEL, y, spread=0.6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("disturbed", ["", "outlier", "break"])
+@pytest.mark.parametrize("schedule", [ss.Paced(budget=12), ss.Immediate()], ids=["paced", "immediate"])
+def test_posteriors(schedule, name, disturbed):
+    """An outlier of 20 sd, or a break in the level, early on; the posterior a thousand steps later."""
+    case = CASES[name]
+    y = case.simulate(1400, 3)
+    if disturbed == "outlier":
+        y[400] += 20.0
+    if disturbed == "break":
+        y[400:] += 8.0
+    e = engine(schedule, case, n=500, runs=16)
+    e.update(y)
+    assert (np.asarray(e._runtime.state.population.phi) == 1).all()
+    posteriors.assert_agrees(e, case, y, spread=0.8)
+
+
+def replayed(e):
+    """The population's particles taken through history once more, pooled rows apart."""
+    runtime = e._runtime
+    population, smc = runtime.state.population, runtime.smc
+    params, belief = particles(smc, population.key, population.z, runtime.blank())
+    zero = jnp.zeros_like(population.log_lik)
+    begin = challengers.Challengers(population.z, params, belief, zero, zero)
+    since = np.asarray(runtime.state.pending.since)
+    return challengers.replay(smc, population, begin, runtime.history, since, np.int64(0), np.int64(0))
+
+
+def test_particles_carry_what_a_replay_gives_while_bridging_too():
+    e = engine(runs=2)
+    y = data(300, surprises=[(150, 15.0), (160, -12.0)])
+    moves = bridging = 0
+    for start in range(0, 300, 10):
+        infos = e.update(y[start : start + 10])
+        moves, bridging = moves + infos.moved.sum(), bridging + (infos.status[-1] == ss.Status.BRIDGING)
+        with jax.enable_x64(True):
+            end, population = replayed(e), e._runtime.state.population
+            for name in ("log_lik", "pending"):
+                np.testing.assert_allclose(getattr(end, name), getattr(population, name), rtol=1e-10, atol=1e-10)
+            np.testing.assert_allclose(end.belief.mean, population.belief.mean, rtol=1e-10, atol=1e-10)
+    assert moves > 5
+    assert bridging > 3
+
+
+def test_a_block_is_its_steps_whatever_is_under_way():
+    block, stepped, parts = engine(), engine(), engine()
+    y = data(230, surprises=[(150, 15.0)])
+    block.update(y)
+    infos = []
+    for value in y:
+        infos.append(stepped.step(value))
+        if stepped.t % 20 == 0:
+            stepped.summary(), stepped.forecast(1), stepped.posterior(10)
+    for start in range(0, 230, 23):
+        parts.update(y[start : start + 23])
+    for other in (stepped, parts):
+        for a, b in zip(leaves(block), leaves(other), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert sum(i.moved for i in infos) > 3
+
+
+def test_reports_while_bridging_are_of_the_whole_posterior():
+    e = engine(runs=1, n=1000)
+    y = data(151, surprises=[(150, 9.0)])
+    e.update(y[:150])
+    info = e.step(y[150])
+    assert info.status == ss.Status.BRIDGING
+    answer = LOCAL_LEVEL.answer(y)
+    assert abs(e.log_evidence - answer.log_evidence) < 1.0
+    assert info.ess < 500
+    table = e.summary()
+    assert np.all(np.abs(table["mean"].to_numpy() - answer.mean) < 4 * answer.sd / np.sqrt(info.ess) + 0.05)
+
+
+def work(e):
+    """Filter steps of challengers with the last observation, per particle of the population."""
+    return int(np.max(np.asarray(e._runtime.state.pending.work))) * SETS
+
+
+def count_replays(monkeypatch):
+    """Rows of history that are replayed at once, by either schedule."""
+    seen, inner = [], metropolis.replay
+
+    def counting(smc, population, c, history, *rest):
+        seen.append(len(history))
+        return inner(smc, population, c, history, *rest)
+
+    monkeypatch.setattr(metropolis, "replay", counting)
+    return seen
+
+
+def check_bounded(e, y, seen):
+    """Every step takes at most 1 + K * budget filter steps per particle, once history is longer than SHORT * budget."""
+    most = 0
+    for t, value in enumerate(y, start=1):
+        seen.clear()
+        e.step(value)
+        steps = 1 + work(e) + sum(seen)
+        if t > SHORT * BUDGET:
+            most = max(most, steps)
+    return most
+
+
+def test_the_work_of_a_step_is_bounded(monkeypatch):
+    y = data(700, surprises=[(300, 15.0), (310, 12.0), (500, -20.0)])
+    seen = count_replays(monkeypatch)
+    e = engine()
+    assert 1 + SETS < check_bounded(e, y, seen) <= 1 + SETS * BUDGET
+    assert e.record["moved"].values.sum() > 8
+
+
+@pytest.mark.slow
+def test_the_work_of_a_step_is_bounded_over_100_000(monkeypatch):
+    y = data(100_000, surprises=[(300, 15.0), (20_000, 20.0), (20_050, 15.0), (60_000, -25.0)])
+    seen = count_replays(monkeypatch)
+    assert check_bounded(engine(), y, seen) <= 1 + SETS * BUDGET
+
+
+def test_immediate_is_not_bounded(monkeypatch):
+    y = data(300, surprises=[(250, 15.0)])
+    seen, e = count_replays(monkeypatch), engine(ss.Immediate())
+    e.update(y)
+    assert max(seen) > 1 + SETS * BUDGET
+
+
+def test_nothing_is_traced_twice():
+    e = engine()
+    e.warmup()
+    traced = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: traced.append(event))
+    try:
+        infos = e.update(data(900, surprises=[(300, 15.0), (310, 12.0)]))
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert infos.moved.sum() > 8
+    assert not [event for event in traced if "trace" in event or "compile" in event]
+
+
+def test_a_call_that_fails_in_a_judgement_never_was(monkeypatch):
+    e, clean = engine(), engine()
+    y = data(400)
+    for k in (e, clean):
+        k.update(y[:100])
+    before = leaves(e)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(paced_module.Paced, "_judge", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            e.update(y[100:])
+    for a, b in zip(leaves(e), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    e.update(y[100:])
+    clean.update(y[100:])
+    for a, b in zip(leaves(e), leaves(clean), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_wrong_evidence_is_suspect():
+    """The challengers' importance sample disagrees with an evidence that was tampered with."""
+    e = engine(n=1000)
+    e.update(data(100))
+    runtime = e._runtime
+    with jax.enable_x64(True):
+        wrong = runtime.state.population.log_evidence + 3.0
+        population = dataclasses.replace(runtime.state.population, log_evidence=wrong)
+    runtime.state = runtime.state._replace(population=population)
+    infos = e.update(data(260)[100:])
+    assert (infos.status == ss.Status.SUSPECT).any()
+
+
+def test_sound_evidence_is_not():
+    infos = engine(n=1000).update(data(260))
+    assert not (infos.status == ss.Status.SUSPECT).any()
+
+
+@pytest.mark.parametrize("sampler", ["crisan", "liu"])
+def test_jitter_is_near_and_forgets_history(sampler):
+    kernel = ss.schedules.CrisanMiguez() if sampler == "crisan" else ss.schedules.LiuWest(0.98)
+    e = engine(ss.Jitter(kernel), runs=8, n=1000)
+    y = data(400)
+    e.update(y)
+    assert len(e._runtime.history) == 64
+    truth, unit = posteriors.flat(LOCAL_LEVEL.answer(y))
+    error = (posteriors.per_run(e, LOCAL_LEVEL.names) - truth) / unit
+    assert np.abs(error.mean(axis=0)).max() < 0.5
+    assert e.to_arviz()["observed_data"]["y"].sizes["time"] == 400
+
+
+REFUSED = [
+    (dict(schedule=ss.Paced(), move=ss.moves.Metropolis("random_walk")), "must not depend"),
+    (dict(schedule=ss.Jitter(), move=ss.moves.Metropolis()), "takes the place"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED)
+def test_pairs_that_are_refused(options, message):
+    with pytest.raises(ss.errors.ModelError, match=message):
+        ss.Engine(LOCAL_LEVEL.model, LOCAL_LEVEL.prior, n_particles=64, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ss.Paced(budget=1), "budget"),
+        (lambda: ss.Paced(budget="fast"), "budget"),
+        (lambda: ss.Paced(sets=0), "sets"),
+        (lambda: ss.schedules.LiuWest(1.0), "discount"),
+    ],
+)
+def test_schedules_that_make_no_sense(make, message):
+    with pytest.raises(ss.errors.ModelError, match=message):
+        make()
