@@ -1,0 +1,124 @@
+"""What does bounded work cost in accuracy? `Paced` against `Immediate` with 2, 5, 10 and 20 hyperparameters.
+
+A level seen with d - 1 noise levels in turn. The truth is importance sampling with exact likelihoods in NumPy, its own
+effective sample size beside it. Both schedules see the same data with the same seeds. Prints root mean square errors
+of the log evidence (nats) and of means and sds (posterior sds) over the seeds; ``--json FILE`` keeps them.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pymc as pm
+from scipy import stats
+from scipy.special import logsumexp
+
+import smcssm as ss
+
+SCALE, INITIAL_SD = 1.0, 5.0
+
+
+def problem(d: int, length: int) -> tuple:
+    """Model, prior, observations and inputs."""
+    names = ("sigma_level", *(f"sigma_{k}" for k in range(d - 1)))
+
+    def matrices(theta, step):
+        noise = sum(theta[name] * step.inputs[k] for k, name in enumerate(names[1:]))
+        return dict(
+            chol_P0=[[INITIAL_SD]], F=[[1.0]], chol_Q=[[theta["sigma_level"]]], H=[[1.0]], chol_R=[[noise]]
+        )
+
+    with pm.Model() as prior:
+        for name in names:
+            pm.HalfNormal(name, SCALE)
+    rng = np.random.default_rng(d)
+    season = np.arange(length) % (d - 1)
+    noise = np.linspace(0.4, 1.2, d - 1)[season]
+    y = np.cumsum(0.3 * rng.standard_normal(length)) + noise * rng.standard_normal(length)
+    model = ss.models.LinearGaussian(matrices, names, n_inputs=d - 1)
+    return model, prior, names, y, np.eye(d - 1)[season], season
+
+
+def log_target(z: np.ndarray, y: np.ndarray, season: np.ndarray) -> np.ndarray:
+    """Log prior + log likelihood of log hyperparameters [n, d], Jacobian included."""
+    theta = np.exp(z)
+    log_p = np.sum(np.log(2) + stats.norm.logpdf(theta, scale=SCALE) + z, axis=1)
+    m, P, Q = np.zeros(len(z)), np.full(len(z), INITIAL_SD**2), theta[:, 0] ** 2
+    for t, (value, k) in enumerate(zip(y, season, strict=True)):
+        P = P + (Q if t else 0.0)
+        R = theta[:, 1 + k] ** 2
+        S, v = P + R, value - m
+        log_p -= 0.5 * (np.log(2 * np.pi * S) + v * v / S)
+        m, P = m + P / S * v, P * R / S
+    return log_p
+
+
+def truth(draws: np.ndarray, y: np.ndarray, season: np.ndarray, n: int = 100_000) -> tuple:
+    """Mean, sd and log evidence by importance sampling from a Student-t fitted to draws of log hyperparameters."""
+    q = stats.multivariate_t(draws.mean(axis=0), 1.2 * np.cov(draws.T), df=9, seed=1)
+    z = np.concatenate([q.rvs(n // 10) for _ in range(10)])
+    log_w = np.concatenate([log_target(part, y, season) - q.logpdf(part) for part in np.split(z, 10)])
+    w = np.exp(log_w - logsumexp(log_w))
+    theta = np.exp(z)
+    mean = w @ theta
+    return mean, np.sqrt(w @ (theta - mean) ** 2), logsumexp(log_w) - np.log(n), 1 / np.sum(w**2)
+
+
+def runs(schedule, problem_: tuple, seeds: int, n: int) -> tuple:
+    """Mean, sd and log evidence of each seed, draws of log hyperparameters, acceptance, moves and seconds."""
+    model, prior, names, y, inputs, _ = problem_
+    out, draws, seconds, moves, acceptance = [], [], 0.0, 0, []
+    for seed in range(seeds):
+        engine = ss.Engine(model, prior, n_particles=n, seed=seed, schedule=schedule)
+        prior = engine.prior  # compiled programs are shared
+        engine.update(y[:1], inputs=inputs[:1])
+        start = time.perf_counter()
+        infos = engine.update(y[1:], inputs=inputs[1:])
+        seconds += time.perf_counter() - start
+        moves, acceptance = moves + infos.moved.sum(), [*acceptance, np.nanmean(infos.acceptance)]
+        table = engine.summary().loc[list(names)]
+        out.append(np.r_[table["mean"], table["sd"], engine.log_evidence])
+        posterior = engine.posterior(500)
+        draws.append(np.log(np.stack([posterior[name].values.ravel() for name in names], axis=1)))
+    return np.array(out), np.concatenate(draws), np.mean(acceptance), moves / seeds, seconds / seeds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 5, 10, 20])
+    parser.add_argument("--length", type=int, default=1000)
+    parser.add_argument("--particles", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=16)
+    parser.add_argument("--budget", type=int)
+    a = parser.parse_args()
+    paced = ss.Paced() if a.budget is None else ss.Paced(budget=a.budget)
+    found = {}
+    for d in a.dimensions:
+        case, exact = problem(d, a.length), None
+        for name, schedule in (("immediate", ss.Immediate()), ("paced", paced)):
+            values, draws, acceptance, moves, seconds = runs(schedule, case, a.seeds, a.particles)
+            exact = exact or truth(draws, case[3], case[5])
+            mean, sd, log_evidence, ess = exact
+            errors = np.c_[(values[:, :d] - mean) / sd, values[:, d : 2 * d] / sd - 1]
+            row = {
+                "log evidence rms": np.sqrt(np.mean((values[:, -1] - log_evidence) ** 2)),
+                "log evidence bias": np.mean(values[:, -1] - log_evidence),
+                "means rms": np.sqrt(np.mean(errors[:, :d] ** 2)),
+                "sds rms": np.sqrt(np.mean(errors[:, d:] ** 2)),
+                "sds bias": np.mean(errors[:, d:]),
+                "acceptance": acceptance,
+                "moves": moves,
+                "seconds": seconds,
+                "ESS of the truth": ess,
+            }
+            found[f"{name} d={d}"] = row
+            print(f"{name:10s} d = {d:2d}  " + "  ".join(f"{k} {v:.3g}" for k, v in row.items()), flush=True)
+    if a.json:
+        a.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
