@@ -171,7 +171,7 @@ class Engine:
         with self._runtime.lock:
             state = self._runtime.state
             record = None if self._ring is None else self._ring.columns(state.clock.taken)
-            data = self._runtime.history.rows(0, state.length) if state.length else None
+            data = partial(self._runtime.history.rows, 0, state.length) if state.length else None
             smc, t = self._runtime.smc, state.clock.taken
             return Snapshot(smc, state.population, t, record, data, state.last_move, state.log_evidence)
 

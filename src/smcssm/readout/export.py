@@ -123,9 +123,9 @@ def _history(snapshot: Snapshot) -> dict[str, xr.Dataset]:
     """Every observation, and what was known with it: time since the one before, inputs, noise and exposure."""
     import xarray as xr
 
-    data, model = snapshot.data, snapshot.smc.filter.model
-    if data is None:
+    if snapshot.data is None:
         return {}
+    data, model = snapshot.data(), snapshot.smc.filter.model
     channels = {"time": data.index[:, 0] + 1, "channel": list(model.channel_names)}
     by_channel = ("time", "channel")
     y = np.where(data.mask[..., 0], data.y[..., 0], np.nan)
