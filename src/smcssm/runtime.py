@@ -56,9 +56,8 @@ class Rows(NamedTuple):
 class Runtime:
     """Committed state, history and programs of one configuration."""
 
-    def __init__(self, smc: SMC2, n_series: int, n_particles: int, seed: int) -> None:
-        self.smc, self.n_series, self.n_particles = smc, n_series, n_particles
-        self.history = History()
+    def __init__(self, smc: SMC2, n_series: int, n_particles: int, seed: int, history: History) -> None:
+        self.smc, self.n_series, self.n_particles, self.history = smc, n_series, n_particles, history
         self.lock = threading.RLock()
         self._busy = False
         self.model, self.schedule, self.channels = smc.filter.model, smc.schedule, smc.filter.model.channel_names
@@ -121,7 +120,11 @@ class Runtime:
                 raise FloatingPointError("the evidence is not finite: the engine is unchanged")
             published = report(_join(reports, np.concatenate(evidence), self.n_series))
             length = state.length + total
-            self.state = Committed(population, pending, evidence[-1][-1], clock, layout, length, last_move)
+            try:
+                self.history.commit(length)
+                self.state = Committed(population, pending, evidence[-1][-1], clock, layout, length, last_move)
+            finally:
+                self.history.truncate(self.state.length)
         return published
 
     @contextlib.contextmanager
@@ -166,7 +169,7 @@ class Runtime:
         )
 
     def copy(self, seed: int | None) -> Runtime:
-        """An independent runtime with the same past, and with other keys if a seed is given."""
+        """An independent runtime with the same past, held in memory, and with other keys if a seed is given."""
         new = copy.copy(self)
         new.lock, new.history = threading.RLock(), self.history.copy()
         if seed is not None:
@@ -177,8 +180,10 @@ class Runtime:
 
     def reset(self, seed: int) -> None:
         """Back to the prior."""
+        if self.history.path is not None:
+            raise ModelError(f"reset would give up what {self.history.path} holds: build a new engine, or reset a copy")
         with self._alone(), jax.enable_x64(True):
-            self.state = self._fresh(seed)
+            self.state, self.history = self._fresh(seed), History()
 
     def warmup(self) -> None:
         """Compile everything that a stream will need, without touching the state."""
