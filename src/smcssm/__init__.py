@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from smcssm import errors as errors
     from smcssm import filters as filters
+    from smcssm import journal as journal
     from smcssm import models as models
     from smcssm import moves as moves
     from smcssm import plots as plots
@@ -19,7 +20,7 @@ else:
     # The same names, loaded when first used (PEP 562): `smcssm --help` need not wait for JAX. Where each one lives:
     # tests/test_cli.py holds this list and the one above together.
     _HOME = {
-        **dict.fromkeys(("errors", "filters", "models", "moves", "plots", "priors", "schedules"), ""),
+        **dict.fromkeys(("errors", "filters", "journal", "models", "moves", "plots", "priors", "schedules"), ""),
         "Status": "core",
         "Engine": "engine",
         "Immediate": "schedules",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from smcssm.core import (
 )
 from smcssm.errors import ModelError
 from smcssm.filters import Kalman
+from smcssm.history import History
+from smcssm.journal import Journal, create
 from smcssm.smc2.kernels import Metropolis
 from smcssm.smc2.population import SMC2
 from smcssm.smc2.schedules import Immediate
@@ -85,6 +88,31 @@ def check_forgetting(forgetting: float, schedule: AbstractSchedule) -> None:
             f"forgetting={forgetting} with schedule={schedule!r}: what is forgotten cannot stay pending. Use "
             "schedule=Immediate(tempering=False), or Jitter() for constant cost"
         )
+
+
+def history(journal: Any, smc: SMC2, n_series: int) -> History:
+    """Where observations are kept: in memory, or in a folder."""
+    if journal is None:
+        return History()
+    if isinstance(journal, (str, os.PathLike)):
+        journal = Journal(journal)
+    if not isinstance(journal, Journal):
+        raise ModelError(f"journal={journal!r}: expected a folder, or an ss.journal.Journal")
+    return create(journal, about(smc, n_series))
+
+
+def about(smc: SMC2, n_series: int) -> dict[str, Any]:
+    """What the observations in a journal are of."""
+    model = smc.filter.model
+    return {
+        "model": type(model).__name__,
+        "hyperparameters": list(model.names),
+        "states": list(model.state_names),
+        "channels": list(model.channel_names),
+        "inputs": list(model.input_names),
+        "dtype": smc.dtype,
+        "n_series": n_series,
+    }
 
 
 def groups_for(n_particles: int, size: int) -> int:

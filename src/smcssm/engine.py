@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from smcssm.core import (
     Status,
 )
 from smcssm.ingest import one, to_block
+from smcssm.journal import Journal
 from smcssm.record import Ring, StepInfo, StepInfos
 from smcssm.runtime import Rows, Runtime
 from smcssm.snapshot import Snapshot
@@ -42,6 +44,8 @@ class Engine:
         ess_threshold: move when the effective sample size falls below this share of the particles.
         runs: independent populations, for an honest Monte Carlo error and as chains for ArviZ.
         record: how many past steps are kept for plots and scores; None keeps none.
+        journal: a new folder in which every observation is kept before the call that takes it returns; or an
+            ``smcssm.journal.Journal``, which says when they are synced. By default they are kept in memory.
         impossible: "error" refuses an observation that no particle can explain, "missing" takes it as missing.
         resampling: "systematic"; or "multinomial", noisier, for which lineages tell the variance of the evidence.
         forgetting: a factor below 1 changes the target: at each observation the log-likelihood of everything before is
@@ -69,6 +73,7 @@ class Engine:
         impossible: str = "error",
         resampling: str = "systematic",
         forgetting: float = 1.0,
+        journal: str | os.PathLike[str] | Journal | None = None,
         dtype: str = "float64",
         seed: int = 0,
     ) -> None:
@@ -88,7 +93,7 @@ class Engine:
             forgetting=forgetting,
         )
         self._seed = seed
-        self._runtime = Runtime(smc, runs, n_particles, seed)
+        self._runtime = Runtime(smc, runs, n_particles, seed, assemble.history(journal, smc, runs))
         self._ring = None if record is None else Ring(record)
         self._told: set[str] = set()
 
@@ -188,7 +193,7 @@ class Engine:
             state = self._runtime.state
             record = None if self._ring is None else self._ring.columns(state.clock.taken)
             whole = state.clock.taken  # a schedule may keep less of history
-            data = self._runtime.history.rows(0, state.length) if 0 < state.length == whole else None
+            data = partial(self._runtime.history.rows, 0, state.length) if 0 < state.length == whole else None
             smc, t = self._runtime.smc, state.clock.taken
             return Snapshot(smc, state.population, t, record, data, state.last_move, state.log_evidence)
 
@@ -255,7 +260,10 @@ class Engine:
         self._runtime.warmup()
 
     def copy(self, seed: int | None = None) -> Engine:
-        """An independent engine with the same past; with a seed, its future randomness differs."""
+        """An independent engine with the same past; with a seed, its future randomness differs.
+
+        It keeps its observations in memory, and never writes to a journal.
+        """
         new = object.__new__(Engine)
         with self._runtime.lock:
             new._seed = self._seed if seed is None else seed
@@ -265,7 +273,7 @@ class Engine:
         return new
 
     def reset(self) -> None:
-        """Back to the prior, as if newly built."""
+        """Back to the prior, as if newly built. An engine with a journal refuses: its folder is of one stream."""
         with self._runtime.lock:
             self._runtime.reset(self._seed)
             self._ring = None if self._ring is None else Ring(self._ring.capacity)

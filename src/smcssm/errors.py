@@ -17,5 +17,9 @@ class ImpossibleObservationError(SmcssmError, ArithmeticError):
     """An observation to which no particle gives a positive likelihood. The engine is unchanged."""
 
 
+class JournalError(SmcssmError, OSError):
+    """A journal that cannot be written (the engine is unchanged), or one that is not to be trusted when it is read."""
+
+
 class SmcssmWarning(UserWarning):
     """A run that goes on, but whose numbers deserve a look; the text names the remedy."""

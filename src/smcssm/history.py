@@ -1,13 +1,16 @@
 """The journal: every observation so far, on the host, read back in chunks of one fixed size.
 
-Append-only: rows are never altered. Storage is a list of segments, so that appending never copies what is there; and
-because a chunk always has ``CHUNK`` rows, programs that replay history are compiled once, however long the stream.
+Append-only: rows are never altered. Where they are kept is a ``Store``'s affair: in memory (here) or in a file
+(``journal``). Because a chunk always has ``CHUNK`` rows, programs that replay history are compiled once, however long
+the stream.
 """
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +20,10 @@ from smcssm.core import Observation
 
 CHUNK = 256
 SEGMENT = 16 * CHUNK
+MARKS = "surprising"
+
+Columns = dict[str, np.ndarray]
+"""Rows as one array per leaf of the observation record, time first, and one of marks."""
 
 
 class Chunk(NamedTuple):
@@ -27,20 +34,101 @@ class Chunk(NamedTuple):
     length: int
 
 
+class Store(abc.ABC):
+    """Where rows are kept. Those not committed yet are of a call that is running, and may be truncated again."""
+
+    path: Path | None = None
+    """The folder that outlives this process, if there is one."""
+
+    @property
+    @abc.abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The columns; fixed by the first row."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Rows, committed or not."""
+
+    @abc.abstractmethod
+    def append(self, columns: Columns) -> None:
+        """Add rows."""
+
+    @abc.abstractmethod
+    def read(self, start: int, stop: int) -> Columns:
+        """Rows start to stop, up to ``CHUNK`` past the end, where they hold nothing that counts."""
+
+    @abc.abstractmethod
+    def truncate(self, length: int) -> None:
+        """Forget rows from ``length`` on."""
+
+    @abc.abstractmethod
+    def commit(self, length: int) -> None:
+        """The first ``length`` rows are there to stay. After an exception ``truncate`` to what was there before."""
+
+
+class Memory(Store):
+    """A list of segments of columns, so that appending never copies what is there."""
+
+    def __init__(self) -> None:
+        self._segments: list[Columns] = []
+        self._length = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns."""
+        return tuple(self._segments[0]) if self._segments else ()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, columns: Columns) -> None:
+        """Add rows."""
+        count, taken = len(columns[MARKS]), 0
+        while taken < count:
+            segment, place = divmod(self._length, SEGMENT)
+            if segment == len(self._segments):
+                self._segments.append({n: np.zeros((SEGMENT, *c.shape[1:]), c.dtype) for n, c in columns.items()})
+            size = min(count - taken, SEGMENT - place)
+            for name, column in self._segments[segment].items():
+                column[place : place + size] = columns[name][taken : taken + size]
+            taken, self._length = taken + size, self._length + size
+
+    def read(self, start: int, stop: int) -> Columns:
+        """Rows start to stop: of one segment, a view."""
+        first, last = start // SEGMENT, max(start, stop - 1) // SEGMENT
+        pieces = [
+            {n: c[max(0, start - i * SEGMENT) : stop - i * SEGMENT] for n, c in self._segments[i].items()}
+            for i in range(first, last + 1)
+        ]
+        return pieces[0] if len(pieces) == 1 else {n: np.concatenate([p[n] for p in pieces]) for n in self.names}
+
+    def truncate(self, length: int) -> None:
+        """Forget rows from ``length`` on."""
+        self._length = min(length, self._length)
+        if self._length == 0:
+            self._segments = []
+
+    def commit(self, length: int) -> None:
+        """Nothing to do."""
+
+
 class History:
-    """An in-memory journal: segments of columns, one column per leaf of the observation record.
+    """Rows in a store, one column per leaf of the observation record.
 
     A further column marks, per series, the rows that came as a surprise. Those that are still partly pending are the
     marked ones from some row on; which row that is, a schedule knows.
     """
 
-    def __init__(self) -> None:
-        self._segments: list[list[np.ndarray]] = []
-        self._structure: Any = None
-        self._length = 0
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = Memory() if store is None else store
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._store)
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of the journal, if it is on disk."""
+        return self._store.path
 
     @property
     def first(self) -> Observation:
@@ -49,58 +137,44 @@ class History:
 
     def append(self, block: Observation, count: int, surprising: Bool[np.ndarray, "t s"] | None = None) -> None:
         """Add the first ``count`` rows of a block."""
-        marks = np.zeros(block.dt.shape, bool) if surprising is None else surprising
-        leaves, structure = jax.tree.flatten((block, marks))
-        if self._structure is None:
-            self._structure = structure
-        if structure != self._structure:
+        columns = {name: column[:count] for name, column in _columns(block, surprising).items()}
+        if len(self) and tuple(columns) != self._store.names:
             raise ValueError("the optional leaves of an observation record are there for all of a journal, or never")
-        taken = 0
-        while taken < count:
-            segment, place = divmod(self._length, SEGMENT)
-            if segment == len(self._segments):
-                self._segments.append([np.zeros((SEGMENT, *leaf.shape[1:]), leaf.dtype) for leaf in leaves])
-            size = min(count - taken, SEGMENT - place)
-            for column, leaf in zip(self._segments[segment], leaves, strict=True):
-                column[place : place + size] = leaf[taken : taken + size]
-            taken, self._length = taken + size, self._length + size
+        self._store.append(columns)
+
+    def commit(self, length: int) -> None:
+        """The first ``length`` rows are there to stay. After an exception ``truncate`` to what was there before."""
+        self._store.commit(length)
 
     def truncate(self, length: int) -> None:
         """Forget rows from ``length`` on: those of a call that failed."""
-        self._length = min(length, self._length)
-        if self._length == 0:
-            self._segments, self._structure = [], None
+        self._store.truncate(length)
 
     def copy(self) -> History:
-        """An independent journal with the same rows."""
+        """An independent journal with the same rows, in memory."""
         new = History()
-        new._segments = [[column.copy() for column in segment] for segment in self._segments]
-        new._structure, new._length = self._structure, self._length
+        for start in range(0, len(self), SEGMENT):
+            new._store.append(self._store.read(start, min(start + SEGMENT, len(self))))
         return new
 
     def rows(self, start: int = 0, stop: int | None = None) -> Observation:
         """Rows start to stop."""
-        return self._read(start, stop)[0]
+        return self._read(start, len(self) if stop is None else min(stop, len(self)))[0]
 
-    def _read(self, start: int, stop: int | None) -> tuple[Observation, Bool[np.ndarray, "t s"]]:
+    def _read(self, start: int, stop: int) -> tuple[Observation, Bool[np.ndarray, "t s"]]:
         """Rows start to stop, and their marks."""
-        stop = self._length if stop is None else stop
-        if self._structure is None:
+        if len(self) == 0:
             raise IndexError("the history is empty")
-        first, last = start // SEGMENT, max(start, stop - 1) // SEGMENT
-        pieces = [
-            [column[max(0, start - i * SEGMENT) : stop - i * SEGMENT] for column in self._segments[i]]
-            for i in range(first, last + 1)
-        ]
-        leaves = pieces[0] if len(pieces) == 1 else [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
-        return jax.tree.unflatten(self._structure, leaves)
+        columns = self._store.read(start, stop)
+        marks = columns.pop(MARKS)
+        return Observation(**columns), marks
 
     def chunks(self, since: Int[np.ndarray, " s"]) -> Iterator[Chunk]:
         """All of history, oldest first. Of each series, surprises from row ``since`` on are pooled."""
-        for start in range(0, self._length, CHUNK):
+        for start in range(0, len(self), CHUNK):
             rows, marks = self._read(start, start + CHUNK)
             pooled = marks & (np.arange(start, start + CHUNK)[:, None] >= since)
-            yield Chunk(rows, pooled, min(CHUNK, self._length - start))
+            yield Chunk(rows, pooled, min(CHUNK, len(self) - start))
 
     def take(
         self, numbers: Int[np.ndarray, "r s"], since: Int[np.ndarray, " s"], block: Observation
@@ -109,18 +183,29 @@ class History:
 
         The rows of the block are not marked yet.
         """
-        inside = numbers < self._length
-        out = [np.zeros((len(numbers), *leaf.shape[1:]), leaf.dtype) for leaf in jax.tree.leaves(block)]
-        marks = np.zeros(numbers.shape, bool)
-        sources = [((inside & (numbers // SEGMENT == i)), s, i * SEGMENT) for i, s in enumerate(self._segments)]
-        sources.append((~inside, jax.tree.leaves((block, np.zeros(block.dt.shape, bool))), self._length))
-        for here, columns, start in sources:
+        following = _columns(block)
+        out = {n: np.zeros((len(numbers), *column.shape[1:]), column.dtype) for n, column in following.items()}
+        for here, columns, start in [*self._runs(numbers), (numbers >= len(self), following, len(self))]:
             row, series = np.nonzero(here)
-            if len(row):
-                place = np.minimum(numbers[row, series] - start, len(columns[0]) - 1)
-                for target, column in zip([*out, marks], columns, strict=True):
-                    target[row, ..., series] = column[place, ..., series]
-        return jax.tree.unflatten(jax.tree.structure(block), out), marks & (numbers >= since)
+            place = np.minimum(numbers[row, series] - start, len(columns[MARKS]) - 1)
+            for name, target in out.items():
+                target[row, ..., series] = columns[name][place, ..., series]
+        marks = out.pop(MARKS)
+        return Observation(**out), marks & (numbers >= since)
+
+    def _runs(self, numbers: Int[np.ndarray, "r s"]) -> Iterator[tuple[Bool[np.ndarray, "r s"], Columns, int]]:
+        """Of each segment that is asked for: which numbers lie in it, the rows they span, and the first's number."""
+        segments = np.where(numbers < len(self), numbers // SEGMENT, -1)
+        for segment in np.unique(segments[segments >= 0]):
+            here = segments == segment
+            start, stop = int(numbers[here].min()), int(numbers[here].max()) + 1
+            yield here, self._store.read(start, stop), start
+
+
+def _columns(block: Observation, marks: Bool[np.ndarray, "t s"] | None = None) -> Columns:
+    """A block by column."""
+    columns = {name: leaf for name, leaf in vars(block).items() if leaf is not None}
+    return columns | {MARKS: np.zeros(block.dt.shape, bool) if marks is None else marks}
 
 
 def pad(block: Observation, length: int) -> Observation:

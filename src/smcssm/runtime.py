@@ -56,9 +56,8 @@ class Rows(NamedTuple):
 class Runtime:
     """Committed state, history and programs of one configuration."""
 
-    def __init__(self, smc: SMC2, n_series: int, n_particles: int, seed: int) -> None:
-        self.smc, self.n_series, self.n_particles = smc, n_series, n_particles
-        self.history = History()
+    def __init__(self, smc: SMC2, n_series: int, n_particles: int, seed: int, history: History) -> None:
+        self.smc, self.n_series, self.n_particles, self.history = smc, n_series, n_particles, history
         self.lock = threading.RLock()
         self._busy = False
         self.model, self.schedule, self.channels = smc.filter.model, smc.schedule, smc.filter.model.channel_names
@@ -121,7 +120,11 @@ class Runtime:
                 raise FloatingPointError("the evidence is not finite: the engine is unchanged")
             published = report(_join(reports, np.concatenate(evidence), self.n_series))
             length = len(self.history)
-            self.state = Committed(population, pending, evidence[-1][-1], clock, layout, length, last_move)
+            try:
+                self.history.commit(length)
+                self.state = Committed(population, pending, evidence[-1][-1], clock, layout, length, last_move)
+            finally:
+                self.history.truncate(self.state.length)
         return published
 
     @contextlib.contextmanager
@@ -149,15 +152,20 @@ class Runtime:
         done, last = len(rows.ess), rows.status[-1]
         if self.smc.impossible == "error" and (last == Status.IMPOSSIBLE).any():
             self._refuse(part, done - 1)
-        room = np.inf if self.schedule.remembers is None else self.schedule.remembers - len(self.history)
-        if room > 0:
-            self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), int(min(done, room)), rows.pooled)
+        self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), self._kept(done), rows.pooled)
         if not due.any():
             return population, pending, rows, None
         pending, population, move = self.schedule.act(self.smc, pending, population, self.history, due)
         rows.log_evidence[-1], rows.quantiles[-1] = map(np.asarray, compiled(_after_move, self.smc)(population))
         rows.status[-1] = np.maximum(_settled(last, population), 0 if move is None else move.status)
         return population, pending, rows, move
+
+    def _kept(self, done: int) -> int:
+        """How many of these rows go into history: all, but for a schedule that forgets and has no journal."""
+        needed = self.schedule.remembers
+        if needed is None or self.history.path is not None:
+            return done
+        return min(done, max(0, needed - len(self.history)))
 
     def _refuse(self, part: Observation, i: int) -> None:
         values = part.y[i, :, 0][part.mask[i, :, 0]]
@@ -168,7 +176,7 @@ class Runtime:
         )
 
     def copy(self, seed: int | None) -> Runtime:
-        """An independent runtime with the same past, and with other keys if a seed is given."""
+        """An independent runtime with the same past, held in memory, and with other keys if a seed is given."""
         new = copy.copy(self)
         new.lock, new.history = threading.RLock(), self.history.copy()
         if seed is not None:
@@ -179,8 +187,10 @@ class Runtime:
 
     def reset(self, seed: int) -> None:
         """Back to the prior."""
+        if self.history.path is not None:
+            raise ModelError(f"reset would give up what {self.history.path} holds: build a new engine, or reset a copy")
         with self._alone(), jax.enable_x64(True):
-            self.state = self._fresh(seed)
+            self.state, self.history = self._fresh(seed), History()
 
     def warmup(self) -> None:
         """Compile everything that a stream will need, without touching the state."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +15,16 @@ from smcssm.smc2.population import SMC2, Population, at_full_exponent
 
 
 class Snapshot(NamedTuple):
-    """The population (device arrays) and its configuration; independent runs lie on the series axis."""
+    """The population (device arrays) and its configuration; independent runs lie on the series axis.
+
+    ``data`` reads the observations, of which there may be more than fit into memory; rows are never altered.
+    """
 
     smc: SMC2
     population: Population
     t: int
     record: dict[str, np.ndarray] | None
-    data: Observation | None
+    data: Callable[[], Observation] | None
     last_move: Any
     log_evidences: np.ndarray
 

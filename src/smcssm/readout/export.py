@@ -126,9 +126,9 @@ def _history(snapshot: Snapshot) -> dict[str, xr.Dataset]:
     """
     import xarray as xr
 
-    data, model = snapshot.data, snapshot.smc.filter.model
-    if data is None:
+    if snapshot.data is None:
         return {"observed_data": record(snapshot)[["y"]]} if snapshot.record else {}
+    data, model = snapshot.data(), snapshot.smc.filter.model
     channels = {"time": data.index[:, 0] + 1, "channel": list(model.channel_names)}
     by_channel = ("time", "channel")
     y = np.where(data.mask[..., 0], data.y[..., 0], np.nan)

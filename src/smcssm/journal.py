@@ -1,0 +1,257 @@
+"""The journal on disk: a folder that outlives the process and holds every observation that was committed.
+
+    header.json   what the rows are of, and their columns: written whole before the first row, then left alone
+    rows.bin      one record per row (``records``); a call is a batch, written and sealed when it is committed
+
+So a call that failed, or that a crash cut short, leaves nothing that counts, and the seals show any row or header that
+was altered. (Calls cut off at the end look like calls that never were: only who knows their number can tell.)
+
+When the process is killed, nothing is lost of the calls that had returned: the operating system has the bytes. (The
+call that was about to return may be there as well: whole, or not at all.) When the power goes, what had not been
+brought to the disk is lost: see ``Journal.fsync``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from smcssm.core import Observation
+from smcssm.errors import JournalError, ModelError
+from smcssm.history import Columns, History, Store
+from smcssm.records import SEAL, RecordFile, described, record_type, seal
+
+FORMAT = 1
+HEADER, ROWS = "header.json", "rows.bin"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Where an engine keeps its observations, and how soon they are safe from a power cut.
+
+    Attributes:
+        path: a folder that is empty or does not exist yet.
+        fsync: a call that ends so many seconds after the last sync, or later, waits until the disk has its rows and
+            all before them. 0 syncs every call, ``math.inf`` only the first. Without a sync the operating system takes
+            its time (Linux: about 30 s), as it does with the last rows before a pause; when the engine goes away, or
+            the interpreter ends, there is a last one.
+    """
+
+    path: str | os.PathLike[str]
+    fsync: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.fsync >= 0:
+            raise ModelError(f"fsync={self.fsync!r}: expected seconds, at least 0")
+
+
+class Recorded(NamedTuple):
+    """What is in a journal: the header, the observations, and how many bytes behind them do not count."""
+
+    header: dict[str, Any]
+    history: History
+    unfinished: int
+
+    @property
+    def rows(self) -> Observation:
+        """All observations in one block; ``history.rows(start, stop)`` are some."""
+        return self.history.rows()
+
+
+def create(journal: Journal, about: dict[str, Any]) -> History:
+    """A history that is kept in a folder, to which nothing is written before the first commit."""
+    path = Path(journal.path).resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        found = next(path.iterdir(), None)
+    except OSError as error:
+        raise ModelError(f"journal: {path} cannot be used as a folder: {_why(error)}") from error
+    if found is not None:
+        raise ModelError(f"journal: the folder {path} is not empty: {found.name} is in it. Give another one")
+    return History(Disk(path, about, journal.fsync))
+
+
+def read(path: str | os.PathLike[str], *, about: dict[str, Any] | None = None, salvage: bool = False) -> Recorded:
+    """The observations of a journal, also while an engine is writing to it: all checked, none held in memory.
+
+    Args:
+        path: the folder.
+        about: what the header has to say.
+        salvage: of a damaged journal, take the rows before the first that is wrong.
+
+    Raises:
+        JournalError: it is no journal, or that of another engine, or it was altered.
+    """
+    path = Path(path).resolve()
+    header, record, first_seal = _read_header(path)
+    wrong = [f"{n} is {header.get(n)!r}, expected {v!r}" for n, v in (about or {}).items() if header.get(n) != v]
+    if wrong:
+        raise JournalError(f"{path} is the journal of another engine: {'; '.join(wrong)}")
+    try:
+        file = RecordFile(path / ROWS, "rb")
+        length, broken = file.sealed(record, first_seal)
+    except OSError as error:
+        raise JournalError(f"{path / ROWS} cannot be read: {_why(error)}") from error
+    if broken is not None and not salvage:
+        raise JournalError(
+            f"{path / ROWS} was altered: rows {length} to {broken} do not match their checksum. "
+            f"salvage=True reads the {length} rows before them"
+        )
+    return Recorded(header, History(Disk.opened(path, file, record, length)), file.size() - length * record.itemsize)
+
+
+class Disk(Store):
+    """Committed rows in a file, those of the running call as records in memory.
+
+    A commit that fails may have written some of them; ``truncate`` takes them back, and until then they are known not
+    to count (``_dirty``).
+    """
+
+    path: Path
+
+    def __init__(self, path: Path, about: dict[str, Any], fsync: float) -> None:
+        self.path = path
+        self._about, self._fsync, self._synced = about, fsync, -np.inf
+        self._columns: list[dict[str, Any]] = []
+        self._record = np.dtype([])
+        self._file: RecordFile | None = None
+        self._committed, self._seal, self._tail = 0, 0, bytearray()
+        self._dirty = self._lost = False
+
+    @classmethod
+    def opened(cls, path: Path, file: RecordFile, record: np.dtype, length: int) -> Disk:
+        """To read from."""
+        new = cls(path, {}, np.inf)
+        new._file, new._record, new._committed = file, record, length
+        return new
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns."""
+        return tuple(name for name in self._record.names or () if name != SEAL)
+
+    def __len__(self) -> int:
+        return self._committed + len(self._tail) // max(1, self._record.itemsize)
+
+    def append(self, columns: Columns) -> None:
+        """Add rows, in memory for now."""
+        if len(self) == 0:
+            self._columns = described(columns)
+            self._record = record_type(self._columns)
+        rows = np.zeros(len(next(iter(columns.values()))), self._record)
+        for name, column in columns.items():
+            rows[name] = column
+        self._tail += rows.tobytes()
+
+    def read(self, start: int, stop: int) -> Columns:
+        """Rows start to stop."""
+        rows, size = np.zeros(stop - start, self._record), self._record.itemsize
+        raw = memoryview(rows.view(np.uint8))
+        written = max(0, min(stop, self._committed) - start) * size
+        if self._file is not None and written:
+            self._file.read(start * size, raw[:written])
+        held = self._tail[max(0, start - self._committed) * size : max(0, stop - self._committed) * size]
+        raw[written : written + len(held)] = held
+        return {name: rows[name].copy() for name in self.names}
+
+    def truncate(self, length: int) -> None:
+        """Forget rows from ``length`` on, and what a commit that failed has written."""
+        size = self._record.itemsize
+        del self._tail[max(0, length - self._committed) * size :]
+        if self._file is not None and (self._dirty or length < self._committed):
+            self._committed = min(length, self._committed)
+            self._file.truncate(self._committed * size)
+            if self._committed:
+                last = np.zeros(1, self._record)
+                self._file.read((self._committed - 1) * size, memoryview(last.view(np.uint8)))
+                self._seal = int(last[SEAL][0])
+            self._dirty = False
+
+    def commit(self, length: int) -> None:
+        """Write the rows before ``length`` that are not in the file yet."""
+        batch = self._tail[: (length - self._committed) * self._record.itemsize]
+        if not batch:
+            return
+        if self._lost:
+            raise JournalError(f"a sync of {self.path} failed, rows may be lost: go on with a copy of the engine")
+        try:
+            new = self._write(batch)
+        except OSError as error:
+            raise JournalError(f"{self.path} cannot be written, the engine is unchanged: {_why(error)}") from error
+        self._committed, self._seal, self._dirty = length, new, False
+        del self._tail[: len(batch)]
+
+    def _write(self, batch: bytearray) -> int:
+        """Its seal."""
+        self._dirty = True
+        if self._file is None:
+            self._file = RecordFile(self.path / ROWS, "x+b")
+        if self._committed == 0:
+            header = {"format": FORMAT, **self._about, "columns": self._columns}
+            self._seal = _checksum(header)
+            _write_whole(self.path / HEADER, json.dumps(header | {"checksum": self._seal}, indent=1).encode())
+        new = seal(batch, self._seal)
+        self._file.write(self._committed * self._record.itemsize, batch)
+        now = time.monotonic()
+        if now - self._synced >= self._fsync:
+            self._sync(self._file)
+            self._synced = now
+        return new
+
+    def _sync(self, file: RecordFile) -> None:
+        """After a sync that failed a later one may succeed without the rows that were lost: so it is remembered."""
+        try:
+            file.sync()
+        except OSError:
+            self._lost = True
+            raise
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """A file that after a crash is there with all of its contents, or not at all."""
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if os.name == "posix":  # elsewhere a folder cannot be synced
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], np.dtype, int]:
+    """The header, what a record is by it, and the checksum with which the chain of seals starts."""
+    try:
+        raw = (path / HEADER).read_bytes()
+    except OSError as error:
+        raise JournalError(f"{path} is no journal, or nothing was committed to it: {HEADER}: {_why(error)}") from error
+    try:
+        header = json.loads(raw)
+        if header["format"] != FORMAT:
+            raise JournalError(f"{path} has format {header['format']}: this version of smcssm reads {FORMAT}")
+        checksum = header.pop("checksum")
+        if checksum != _checksum(header):
+            raise JournalError(f"{path / HEADER} was altered: it does not match its checksum")
+        return header, record_type(header["columns"]), checksum
+    except (ValueError, KeyError, TypeError) as error:
+        raise JournalError(f"{path / HEADER} is damaged, or not that of a journal: {error!r}") from error
+
+
+def _checksum(header: dict[str, Any]) -> int:
+    """Where the chain of seals starts: rows go with this header only."""
+    return zlib.crc32(json.dumps(header, sort_keys=True).encode())
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
