@@ -1,6 +1,6 @@
 """Monte Carlo error: how far evidence and means would be from themselves in another run.
 
-One run's particles fall into groups that are resampled and fitted each by itself and share no randomness, so the
+One run's particles fall into groups that are resampled each by itself and share no randomness, so the
 spread between them is honest about everything that one run does, its moves included (Durham & Geweke 2014). Several
 runs need no groups.
 """

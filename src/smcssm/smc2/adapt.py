@@ -9,6 +9,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.resampling import effective_sample_size, log_mean_weight, multinomial, normalise, systematic
@@ -103,16 +104,31 @@ def lineage_variance(smc: SMC2, population: Population) -> tuple[Float[Array, " 
     return jnp.where((survive >= 20) & proved, total, jnp.nan), survive
 
 
-def in_groups(smc: SMC2, a: Float[Array, "*z s n"]) -> Float[Array, "g *z m"]:
-    """Groups of all series one after the other, first."""
-    a = a.reshape(*a.shape[:-2], a.shape[-2] * smc.groups, -1)
+def folds(smc: SMC2, n: int) -> int:
+    """Into how many parts n particles fall for fitting proposals: groups, or else halves."""
+    return smc.groups if smc.groups > 1 else 1 + (n % 2 == 0)
+
+
+def in_folds(smc: SMC2, a: Float[Array, "*z s n"]) -> Float[Array, "f *z m"]:
+    """Folds of all series one after the other, first."""
+    a = a.reshape(*a.shape[:-2], a.shape[-2] * folds(smc, a.shape[-1]), -1)
     return jnp.moveaxis(a, -2, 0)
 
 
-def from_groups(smc: SMC2, a: Float[Array, "g *z m"]) -> Float[Array, "*z s n"]:
+def from_folds(a: Float[Array, "f *z m"], n_series: int) -> Float[Array, "*z s n"]:
     """Back to the axes of a population."""
     a = jnp.moveaxis(a, 0, -2)
-    return a.reshape(*a.shape[:-2], a.shape[-2] // smc.groups, -1)
+    return a.reshape(*a.shape[:-2], n_series, -1)
+
+
+def the_others(smc: SMC2, a: Float[Array, "*z s n"]) -> Float[Array, "f *z m"]:
+    """For each fold of each series, in the order of ``in_folds``, the particles that are not in it."""
+    n = a.shape[-1]
+    count = folds(smc, n)
+    number = np.arange(n) // (n // count)
+    rest = np.stack([np.flatnonzero(number != fold) for fold in range(count)]) if count > 1 else np.arange(n)[None]
+    a = jnp.moveaxis(a[..., rest], (-3, -2), (0, 1))
+    return a.reshape(-1, *a.shape[2:])
 
 
 def climb(

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
 from smcssm.core import AbstractProposal, Observation, Status
 from smcssm.resampling import effective_sample_size, log_mean_weight, pareto_shape
-from smcssm.smc2.adapt import climb, from_groups, group_variance, in_groups, mixing, resample
+from smcssm.smc2.adapt import climb, from_folds, group_variance, in_folds, mixing, resample
 from smcssm.smc2.challengers import Challengers, accept, take, tempered_log_density
 from smcssm.smc2.kernels.metropolis import blank_like, fit
 from smcssm.smc2.population import SMC2, Population, Stream, fold_in, particles, select, sort_marginals, stream
@@ -40,7 +40,7 @@ class Cycle:
     """The challengers of every series, and how far they are.
 
     ``challengers`` are K sets of N one after the other, ``log_q`` their proposal density under ``tuning``, which has
-    the groups of all series in front. ``at`` of ``rows`` rows of history have been taken, ``work`` of them with the
+    the folds of all series in front. ``at`` of ``rows`` rows of history have been taken, ``work`` of them with the
     last observation. ``since`` is the first row of the open pool. ``fresh`` marks a surprise that came in mid-cycle,
     ``unmoved`` the share of particles that have not moved
     since the last trigger or rise of phi.
@@ -116,27 +116,27 @@ def start(
     due: Bool[Array, " s"],
 ) -> Cycle:
     """Fit q and draw challengers in the series that are due."""
-    tuning, groups = fit(smc, proposal, population), len(population.t) * smc.groups
+    like, n_series = in_folds(smc, population.z), len(population.t)
+    tuning, each = fit(smc, proposal, population), len(like) // n_series
     draw_key, init_key = (stream(population.key, Stream.CHALLENGERS, population.t, use) for use in (0, 1))
-    keys = jax.vmap(lambda k: jax.random.split(k, sets * smc.groups))(draw_key)  # [s, sets * groups of a series]
-    keys = jnp.moveaxis(keys.reshape(-1, sets, smc.groups), 1, 0).reshape(sets, groups)
-    like = in_groups(smc, population.z)
+    keys = jax.vmap(lambda k: jax.random.split(k, sets * each))(draw_key)  # [s, sets * folds of a series]
+    keys = jnp.moveaxis(keys.reshape(n_series, sets, each), 1, 0).reshape(sets, n_series * each)
 
     def one_set(keys: Array) -> tuple[Array, Array]:
         z = jax.vmap(proposal.propose)(keys, tuning, like)
         log_q = jax.vmap(proposal.log_density)(tuning, z, z)
-        return from_groups(smc, z), from_groups(smc, log_q)
+        return from_folds(z, n_series), from_folds(log_q, n_series)
 
     z, log_q = (_in_a_row(a) for a in jax.vmap(one_set)(keys))
     params, belief = particles(smc, init_key, z, blank_like(first))
     drawn = Challengers(z, params, belief, jnp.zeros_like(log_q), jnp.zeros_like(log_q))
-    each = jnp.repeat(due, smc.groups)
+    anew = jnp.repeat(due, each)
     return replace(
         cycle,
         active=cycle.active | due,
         at=jnp.where(due, 0, cycle.at),
         key=jnp.where(due[:, None], jax.random.key_data(fold_in(init_key, 0)), cycle.key),
-        tuning=jax.tree.map(lambda a, b: jnp.where(_like(each, a), a, b), tuning, cycle.tuning),
+        tuning=jax.tree.map(lambda a, b: jnp.where(_like(anew, a), a, b), tuning, cycle.tuning),
         challengers=select(due, drawn, cycle.challengers),
         log_q=select(due, log_q, cycle.log_q),
     )
@@ -177,8 +177,8 @@ def judge(
         population, begin, unmoved, rate, status = carry
         population = resample(smc, population, ready, k)
         begin = jnp.where(k == 0, population.z, begin)
-        z = in_groups(smc, population.z)
-        current = from_groups(smc, log_q_of(cycle.tuning, z, z))
+        z = in_folds(smc, population.z)
+        current = from_folds(log_q_of(cycle.tuning, z, z), len(ready))
 
         def of_set(a: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(a, k * n, n, axis=-1)

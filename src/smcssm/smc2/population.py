@@ -26,8 +26,8 @@ from smcssm.resampling import log_mean_weight
 class SMC2(eqx.Module):
     """The parts of one engine. Hashable: programs are compiled once per configuration.
 
-    ``groups`` populations within the population are resampled and fitted each by itself, so that the spread between
-    them shows the Monte Carlo error. Their particles are neighbours, and there are as many in each.
+    ``groups`` populations within the population are resampled each by itself, so that the spread between them shows
+    the Monte Carlo error. Their particles are neighbours, and there are as many in each.
     """
 
     prior: AbstractPrior

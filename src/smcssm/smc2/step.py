@@ -101,7 +101,7 @@ def _reweight(
     old = population.log_weight
     surprise, phi = jnp.zeros_like(population.phi, bool), population.phi
     if smc.schedule.tempering:
-        surprise = _is_surprise(old, increment, smc.groups * population.z.shape[0])
+        surprise = _is_surprise(old, increment, population.z.shape[0])
         phi = jax.lax.cond(
             jnp.any(surprise),
             lambda: jnp.where(surprise, _exponent_at_surprise(population, increment), phi),

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from smcssm.core import AbstractFilter, AbstractKernel, AbstractProposal, AbstractSchedule, Observation
-from smcssm.errors import ModelError
+from smcssm.errors import ImpossibleObservationError, ModelError
 from smcssm.history import History
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.cycle import CLOSED, Cycle, Feed, Verdict, follow, idle, judge, start
@@ -27,6 +27,11 @@ from smcssm.smc2.report import Row
 from smcssm.smc2.schedules.immediate import Immediate, MoveReport, wants_move
 
 SHORT = 4  # histories of up to SHORT * budget rows are moved over at once
+FAINT = 1e-6  # a surprise of which so little could enter would be pending for ever
+
+_TOO_FAR = (
+    "lies beyond what model and prior can explain: at first only a fraction {0:.1e} of its likelihood could be taken in"
+)
 
 
 class Paced(AbstractSchedule):
@@ -100,7 +105,9 @@ class Paced(AbstractSchedule):
         if len(history) <= SHORT * self.budgets(smc)[0]:
             _, population, report = self.immediate.act(smc, (), population, history, due)
             return replace(pending, since=np.full(due.shape, CLOSED)), population, report
-        active, at = jax.device_get((pending.active, pending.at))
+        active, at, phi = jax.device_get((pending.active, pending.at, population.phi))
+        if phi.min() < FAINT:
+            raise ImpossibleObservationError(_TOO_FAR.format(phi.min()))
         ready, report = active & (at == len(history)), None
         wanted = ~active & due
         if ready.any():
