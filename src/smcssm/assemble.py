@@ -64,19 +64,23 @@ def smc2(  # noqa: PLR0913
     kernel, when = Metropolis() if move is None else move, Immediate() if schedule is None else schedule
     when.check(move, inner)
     check_forgetting(forgetting, when)
-    return SMC2(
+    groups = groups_for(n_particles, chosen.size)
+    smc = SMC2(
         prior=chosen,
         filter=inner,
         kernel=kernel,
         schedule=when,
         ess_threshold=float(ess_threshold),
-        groups=groups_for(n_particles, chosen.size),
+        groups=groups,
+        folds=groups if groups > 1 else 1 + (n_particles % 2 == 0),
         resampling=resampling,
         forgetting=float(forgetting),
         impossible=impossible,
         record=record,
         dtype=str(dtype),
     )
+    smc.kernel.check(smc, n_particles)
+    return smc
 
 
 def check_forgetting(forgetting: float, schedule: AbstractSchedule) -> None:
@@ -116,7 +120,7 @@ def about(smc: SMC2, n_series: int) -> dict[str, Any]:
 
 
 def groups_for(n_particles: int, size: int) -> int:
-    """How many groups show the Monte Carlo error: up to 8, of equal size, each large enough for fits of its own."""
+    """How many groups show the Monte Carlo error: up to 8, of equal size, each large enough to stand for itself."""
     least = max(250, 20 * size)
     return next((g for g in range(8, 1, -1) if n_particles % g == 0 and n_particles // g >= least), 1)
 

@@ -214,6 +214,9 @@ class AbstractKernel(eqx.Module):
     Target at exponent phi: prior(z) * exp(log_lik(z) + phi * pending(z)).
     """
 
+    def check(self, smc: Any, n_particles: int) -> None:
+        """Raise a ``ModelError`` where the kernel cannot move this. A hook: most move everything."""
+
     @abc.abstractmethod
     def move(
         self,

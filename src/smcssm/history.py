@@ -112,6 +112,14 @@ class Memory(Store):
         """Nothing to do."""
 
 
+class View(NamedTuple):
+    """All of history at once, in chunks: leaves [c, t, ...]; rows from ``length`` on are padding."""
+
+    rows: Observation
+    pooled: Bool[np.ndarray, "c t s"]
+    length: int
+
+
 class History:
     """Rows in a store, one column per leaf of the observation record.
 
@@ -175,6 +183,17 @@ class History:
             rows, marks = self._read(start, start + CHUNK)
             pooled = marks & (np.arange(start, start + CHUNK)[:, None] >= since)
             yield Chunk(rows, pooled, min(CHUNK, len(self) - start))
+
+    def view(self, since: Int[np.ndarray, " s"]) -> View:
+        """The same as one array per leaf, for programs that go through history more than once.
+
+        Room for a segment, or two, four, ...: a program that takes it is compiled once per doubling.
+        """
+        chunks = list(self.chunks(since))
+        room = (SEGMENT // CHUNK) << (-(-len(self) // SEGMENT) - 1).bit_length()
+        padding = [jax.tree.map(np.zeros_like, chunks[0])] * (room - len(chunks))
+        rows, pooled, _ = jax.tree.map(lambda *leaves: np.stack(leaves), *chunks, *padding)
+        return View(rows, pooled, len(self))
 
     def take(
         self, numbers: Int[np.ndarray, "r s"], since: Int[np.ndarray, " s"], block: Observation

@@ -77,7 +77,12 @@ def step(
 
 
 def _open(belief: Gaussian) -> _Belief:
-    return _Belief(belief.mean, [belief.chol[j:, j] for j in range(len(belief.mean))])
+    return _Belief(belief.mean, _columns(belief.chol))
+
+
+def _columns(L: Array) -> list[Array]:
+    """Columns from the diagonal down. Unstacked first: derivatives of slices of L are as large as L, each."""
+    return [column[j:] for j, column in enumerate(jnp.unstack(L, axis=1))]
 
 
 def _close(belief: _Belief) -> Gaussian:
@@ -94,8 +99,9 @@ def _predict(belief: Gaussian, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Array) 
         mean, FL = stack(matvec(rows(F), list(m)), like), _sparse_factor(rows(F), L)
     mean = mean + stack(vector(c), like)
     columns = triangular_columns([*panels(rows(chol_Q), like), *FL], len(m), like)
+    moved = [_from(j, column, len(m)) for j, column in enumerate(columns)]
     stays = (dt == 0)[None]
-    chol = [jnp.where(stays, L[j:, j], _from(j, column, len(m))) for j, column in enumerate(columns)]
+    chol = [jnp.where(stays, old, new) for old, new in zip(_columns(L), moved, strict=True)]
     return _Belief(*fence((jnp.where(stays, m, mean), chol)))
 
 
@@ -114,10 +120,10 @@ def _dense_factor(F: Array, L: Array) -> list[Panel]:
 
 def _sparse_factor(F: Rows, L: Array) -> list[Panel]:
     """F L row by row, known zeros of F skipped: row i has as many entries as L has in the last row that it takes."""
-    used = [[k for k, f in enumerate(row) if not is_zero(f)] for row in F]
+    used, rows_of_L = [[k for k, f in enumerate(row) if not is_zero(f)] for row in F], list(L)
     product: dict[int, Array] = {}
     for i, ks in enumerate(used):
-        terms = [_times(F[i][k], L[k, : ks[-1] + 1]) for k in ks]
+        terms = [_times(F[i][k], rows_of_L[k][: ks[-1] + 1]) for k in ks]
         product |= {i: fence(sum(terms[1:], terms[0]))} if terms else {}
     out, n = [], len(L)
     starts = sorted({0, *(ks[-1] + 1 for ks in used if ks)} - {n})

@@ -104,14 +104,9 @@ def lineage_variance(smc: SMC2, population: Population) -> tuple[Float[Array, " 
     return jnp.where((survive >= 20) & proved, total, jnp.nan), survive
 
 
-def folds(smc: SMC2, n: int) -> int:
-    """Into how many parts n particles fall for fitting proposals: groups, or else halves."""
-    return smc.groups if smc.groups > 1 else 1 + (n % 2 == 0)
-
-
 def in_folds(smc: SMC2, a: Float[Array, "*z s n"]) -> Float[Array, "f *z m"]:
     """Folds of all series one after the other, first."""
-    a = a.reshape(*a.shape[:-2], a.shape[-2] * folds(smc, a.shape[-1]), -1)
+    a = a.reshape(*a.shape[:-2], a.shape[-2] * smc.folds, -1)
     return jnp.moveaxis(a, -2, 0)
 
 
@@ -122,11 +117,9 @@ def from_folds(a: Float[Array, "f *z m"], n_series: int) -> Float[Array, "*z s n
 
 
 def the_others(smc: SMC2, a: Float[Array, "*z s n"]) -> Float[Array, "f *z m"]:
-    """For each fold of each series, in the order of ``in_folds``, the particles that are not in it."""
-    n = a.shape[-1]
-    count = folds(smc, n)
-    number = np.arange(n) // (n // count)
-    rest = np.stack([np.flatnonzero(number != fold) for fold in range(count)]) if count > 1 else np.arange(n)[None]
+    """For each fold of each series, in the order of ``in_folds``, the particles that are not in it; all for a single fold."""
+    number = np.arange(a.shape[-1]) // (a.shape[-1] // smc.folds)
+    rest = np.stack([np.flatnonzero((number != fold) | (smc.folds == 1)) for fold in range(smc.folds)])
     a = jnp.moveaxis(a[..., rest], (-3, -2), (0, 1))
     return a.reshape(-1, *a.shape[2:])
 

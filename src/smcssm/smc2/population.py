@@ -27,7 +27,8 @@ class SMC2(eqx.Module):
     """The parts of one engine. Hashable: programs are compiled once per configuration.
 
     ``groups`` populations within the population are resampled each by itself, so that the spread between them shows
-    the Monte Carlo error. Their particles are neighbours, and there are as many in each.
+    the Monte Carlo error. Proposals that move one of ``folds`` are fitted to the others; folds are the groups, if there
+    are several. Particles of a group or fold are neighbours, and there are as many in each.
     """
 
     prior: AbstractPrior
@@ -36,6 +37,7 @@ class SMC2(eqx.Module):
     schedule: AbstractSchedule
     ess_threshold: float = 0.5
     groups: int = 1
+    folds: int = 1
     resampling: str = "systematic"
     forgetting: float = 1.0
     impossible: str = "error"

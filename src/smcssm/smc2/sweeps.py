@@ -17,14 +17,33 @@ Sweep = Callable[[Population, np.ndarray, int], tuple[Population, Float[Array, "
 """(population, due, number of the sweep) -> (population, acceptance rate, status)."""
 
 
+class Variance(NamedTuple):
+    """What one run says of its Monte Carlo error.
+
+    ``log_evidence`` is the variance that the log evidence has gained since the last move, ``mean`` that of the means of
+    the unconstrained hyperparameters after this one.
+    """
+
+    log_evidence: Float[np.ndarray, " s"]
+    mean: Float[np.ndarray, "z s"]
+
+    def after(self, earlier: Variance | None) -> Variance:
+        """Of two rungs together: what the evidence gained adds up."""
+        return self if earlier is None else self._replace(log_evidence=earlier.log_evidence + self.log_evidence)
+
+
 class Moved(NamedTuple):
-    """How well a population was moved, per series; acceptance is a sum over sweeps."""
+    """How well a population was moved, per series; acceptance is a sum over sweeps.
+
+    ``variance`` is there where the kernel can tell it.
+    """
 
     acceptance: Float[np.ndarray, " s"]
     correlation: Float[np.ndarray, " s"]
     distinct: Int[np.ndarray, " s"]
     sweeps: Int[np.ndarray, " s"]
     status: Int[np.ndarray, " s"]
+    variance: Variance | None = None
 
 
 def decorrelate(
@@ -48,8 +67,15 @@ def decorrelate(
             sweeps=told.sweeps + due,
             status=np.maximum(told.status, np.where(due, status, Status.OK)),
         )
-        due = due & ((correlation >= max(0.1, 3 / n**0.5)) | (stayed >= 0.05))
+        due = due & remembers(correlation, stayed, n)
         if not due.any():
             return population, told
     slow = np.where(due, Status.SLOW_MIXING, Status.OK)
     return population, told._replace(status=np.maximum(told.status, slow))
+
+
+def remembers(
+    correlation: Float[np.ndarray, " s"], stayed: Float[np.ndarray, " s"], n: int
+) -> Bool[np.ndarray, " s"]:
+    """Whether n particles still tell where they were, beyond the noise of their correlation."""
+    return (correlation >= max(0.1, 3 / n**0.5)) | (stayed >= 0.05)

@@ -32,14 +32,7 @@ class Metropolis(AbstractKernel):
     proposals: tuple[AbstractProposal, ...]
 
     def __init__(self, proposal: str | AbstractProposal = "auto") -> None:
-        named = {
-            "auto": (StudentT(), StudentT(), RandomWalk()),
-            "independent": (StudentT(),),
-            "random_walk": (RandomWalk(),),
-        }
-        if isinstance(proposal, str) and proposal not in named:
-            raise ValueError(f"proposal={proposal!r}: expected one of {', '.join(map(repr, named))} or a proposal")
-        self.proposals = named[proposal] if isinstance(proposal, str) else (proposal,)
+        self.proposals = in_turn(proposal)
 
     def move(
         self,
@@ -83,6 +76,18 @@ class Metropolis(AbstractKernel):
         return population
 
 
+def in_turn(proposal: str | AbstractProposal) -> tuple[AbstractProposal, ...]:
+    """Proposals by name, for sweeps to take in turn."""
+    named = {
+        "auto": (StudentT(), StudentT(), RandomWalk()),
+        "independent": (StudentT(),),
+        "random_walk": (RandomWalk(),),
+    }
+    if isinstance(proposal, str) and proposal not in named:
+        raise ValueError(f"proposal={proposal!r}: expected one of {', '.join(map(repr, named))} or a proposal")
+    return named[proposal] if isinstance(proposal, str) else (proposal,)
+
+
 def propose(
     smc: SMC2,
     proposal: AbstractProposal,
@@ -92,9 +97,21 @@ def propose(
     sweep: Int[Array, ""],
 ) -> tuple[Challengers, Float[Array, "s n"]]:
     """Fit a proposal for each fold of each series, draw from it, and start the filters at the draws."""
+    return draw(smc, proposal, fit(smc, proposal, population), population, first, rung, sweep)
+
+
+def draw(
+    smc: SMC2,
+    proposal: AbstractProposal,
+    tuning: PyTree[Array],
+    population: Population,
+    first: Observation,
+    rung: Int[Array, ""],
+    sweep: Int[Array, ""],
+) -> tuple[Challengers, Float[Array, "s n"]]:
+    """Draw from a proposal that has been fitted, and start the filters at the draws."""
     key = move_key(population, rung, sweep)
     z, n_series = in_folds(smc, population.z), len(population.t)
-    tuning = fit(smc, proposal, population)
     keys = jax.vmap(lambda k: jax.random.split(k, len(z) // n_series))(fold_in(key, 1)).reshape(-1)
     z_new = jax.vmap(proposal.propose)(keys, tuning, z)
     backward, forward = (jax.vmap(proposal.log_density)(tuning, *pair) for pair in ((z, z_new), (z_new, z)))
@@ -112,7 +129,8 @@ def fit(smc: SMC2, proposal: AbstractProposal, population: Population) -> PyTree
     evidence 0.26 too low after 55 moves; with the others' fit neither).
     """
     z, w = the_others(smc, population.z), the_others(smc, population.log_weight)
-    of_prior = (jnp.repeat(a[..., 0].T, len(z) // len(population.t), axis=0) for a in (population.centre, population.scale))
+    each = len(z) // len(population.t)
+    of_prior = (jnp.repeat(a[..., 0].T, each, axis=0) for a in (population.centre, population.scale))
     return jax.vmap(proposal.fit)(z, w, *of_prior)
 
 

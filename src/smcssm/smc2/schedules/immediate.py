@@ -21,7 +21,7 @@ from smcssm.resampling import effective_sample_size
 from smcssm.smc2.adapt import climb, compiled, mixing
 from smcssm.smc2.population import SMC2, Population, sort_marginals
 from smcssm.smc2.report import Row
-from smcssm.smc2.sweeps import Moved
+from smcssm.smc2.sweeps import Moved, Variance
 
 _TOO_FAR = (
     "after {0} tempering steps only a fraction {1:.1e} of an observation's likelihood could be taken in: it lies "
@@ -47,6 +47,7 @@ class MoveReport(NamedTuple):
     pareto_k: Float[np.ndarray, " s"] | None = None
     gap: Float[np.ndarray, " s"] | None = None
     gap_sd: Float[np.ndarray, " s"] | None = None
+    variance: Variance | None = None
 
     @classmethod
     def start(cls, population: Population, due: Bool[np.ndarray, " s"]) -> MoveReport:
@@ -64,6 +65,7 @@ class MoveReport(NamedTuple):
             status=np.maximum(self.status, moved.status),
             sweeps=self.sweeps + moved.sweeps,
             rungs=self.rungs + 1,
+            variance=None if moved.variance is None else moved.variance.after(self.variance),
         )
 
     def end(self) -> MoveReport:
