@@ -69,7 +69,8 @@ def check(exact, seeds, runs):
     standard_error = errors.std(axis=1, ddof=1) / len(seeds) ** 0.5
     assert np.all(np.abs(errors.mean(axis=1)) <= bound * standard_error), "bias"
     rms = np.sqrt(np.mean(errors[..., :-1] ** 2, axis=1))
-    assert rms.max() <= 2 / np.sqrt(N / 4), f"root mean square error {rms.max():.3f} posterior sds"
+    luck = 1.0 if len(seeds) >= 32 else np.sqrt(stats.chi2.ppf(0.99, len(seeds)) / len(seeds))  # of a few seeds
+    assert rms.max() <= luck * 2 / np.sqrt(N / 4), f"root mean square error {rms.max():.3f} posterior sds"
     assert errors[..., -1].std(axis=1, ddof=1).max() <= 0.15, "spread of the log evidence"
 
 

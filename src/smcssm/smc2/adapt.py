@@ -117,7 +117,7 @@ def from_folds(a: Float[Array, "f *z m"], n_series: int) -> Float[Array, "*z s n
 
 
 def the_others(smc: SMC2, a: Float[Array, "*z s n"]) -> Float[Array, "f *z m"]:
-    """For each fold of each series, in the order of ``in_folds``, the particles that are not in it; all for a single fold."""
+    """For each fold of each series, in the order of ``in_folds``, the particles that are not in it (or all)."""
     number = np.arange(a.shape[-1]) // (a.shape[-1] // smc.folds)
     rest = np.stack([np.flatnonzero((number != fold) | (smc.folds == 1)) for fold in range(smc.folds)])
     a = jnp.moveaxis(a[..., rest], (-3, -2), (0, 1))
