@@ -10,6 +10,7 @@ from scipy import stats
 import quadrature
 import smcssm as ss
 from smcssm.priors import HalfNormal, Independent
+from smcssm.readout.forecast import mixture_quantiles
 from smcssm.runtime import Runtime
 from smcssm.smc2 import challengers, step
 from smcssm.smc2.kernels import metropolis
@@ -462,3 +463,33 @@ def test_read_outs_refuse_what_makes_no_sense():
             engine.forecast(h)
     with pytest.raises(ss.errors.ModelError, match="draws"):
         engine.posterior(0)
+
+
+def mixture_cdf(x, w, m, s):
+    return float(np.sum(w * stats.norm.cdf((x - m) / s)))
+
+
+def test_one_wild_particle_of_hardly_any_weight_spoils_no_quantile(x64):
+    rng, levels = np.random.default_rng(0), np.array([0.001, 0.05, 0.5, 0.95])
+    w, m, s = np.full(200, 1 / 200), rng.normal(size=200), rng.gamma(5.0, 0.2, size=200)
+    w[:2], m[1], s[0] = 1e-20, 1e30, 1e18
+    found = mixture_quantiles(*(jnp.asarray(a[None, None]) for a in (w / w.sum(), m, s)), jnp.asarray(levels))
+    np.testing.assert_allclose([mixture_cdf(q, w / w.sum(), m, s) for q in found[0, 0]], levels, rtol=1e-10)
+
+
+def test_quantiles_of_a_component_that_is_known_exactly(x64):
+    w, m, s = (jnp.asarray([[a]]) for a in ([0.3, 0.7], [-1.0, 2.0], [0.0, 0.0]))
+    np.testing.assert_array_equal(mixture_quantiles(w, m, s, jnp.asarray([0.1, 0.5]))[0, 0], [-1.0, 2.0])
+
+
+def test_forecast_quantiles_under_priors_without_moments():
+    with pm.Model() as prior:
+        for name in ("level", "obs"):
+            pm.Deterministic(f"sigma_{name}", pm.InverseGamma(f"variance_{name}", 0.1, 0.1) ** 0.5)
+    engine = ss.Engine(ss.models.LocalLevel(0.0, 1.0), prior, n_particles=500)
+    engine.step(0.3)
+    snapshot, levels = engine.snapshot(), (0.05, 0.5, 0.95)
+    (mean, sd), theta = snapshot.states(), snapshot.theta()
+    s = np.sqrt(sd[0] ** 2 + theta["sigma_level"] ** 2 + theta["sigma_obs"] ** 2)
+    found = engine.forecast(1, quantiles=levels)["quantiles"].values[0, 0]
+    np.testing.assert_allclose([mixture_cdf(q, snapshot.weights(), mean[0], s) for q in found], levels, rtol=1e-10)
