@@ -262,8 +262,8 @@ def test_rejected_lines_are_skipped_missing_or_fatal(tmp_path):
             "line 5: 1 cell where the header has 2",
             "line 6: temp: 'inf' is not an observation; a missing value is an empty cell or null",
         ]
-        assert said[3] == "line 7: observation 2 with value 1e+300 has likelihood zero for every particle" or (
-            mode == "missing" and said[3].startswith("line 7: observation 5 with value 1e+300 has likelihood zero")
+        assert said[3] == "line 7: observation 3 with value 1e+300 has likelihood zero for every particle" or (
+            mode == "missing" and said[3].startswith("line 7: observation 6 with value 1e+300 has likelihood zero")
         )
         assert "4 lines rejected" in result.stderr
     result = run("stream", path, *LEVEL, "--on-error", "fail")
