@@ -9,6 +9,7 @@ from scipy import stats
 
 import quadrature
 import smcssm as ss
+from smcssm import assemble
 from smcssm.priors import HalfNormal, Independent
 from smcssm.readout.forecast import mixture_quantiles
 from smcssm.runtime import Runtime
@@ -273,6 +274,8 @@ BAD = [
     (lambda e: e.step(1 + 2j), "real numbers"),
     (lambda e: e.step(np.inf), "inf"),
     (lambda e: e.step({"z": 1.0, "w": 2.0}), "columns are z, w"),
+    (lambda e: e.step({"temprature": 1.0}), "channels y: the columns are temprature"),
+    (lambda e: e.update({"temprature": [1.0, 2.0]}), "columns are temprature"),
     (lambda e: e.step(1.0, inputs=2.0), "reads none"),
     (lambda e: e.step(1.0, noise_sd=-1.0), "noise_sd"),
     (lambda e: e.step(1.0, time=5.0), "no time"),
@@ -343,11 +346,50 @@ def test_inputs_are_matched_and_checked():
         (dict(ess_threshold=1.5), "ess_threshold"),
         (dict(impossible="ignore"), "impossible"),
         (dict(dtype="float16"), "dtype"),
+        (dict(record=0), "record"),
     ],
 )
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(ss.errors.ModelError, match=message):
         ss.Engine(MODEL, PRIOR, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "remedy"),
+    [
+        (lambda: assemble.check_parts(move="random_walk"), r"move='random_walk'.*move=ss\.moves\.Metropolis"),
+        (lambda: assemble.check_parts(schedule=ImmediateSchedule), r"schedule=.*schedule=ss\.schedules\.Immediate\(\)"),
+        (lambda: assemble.check_parts(filter=3), "filter=3: expected an object of smcssm.filters, or nothing"),
+        (lambda: assemble.check_counts(seed=None), "seed=None: expected a whole number >= 0"),
+        (lambda: assemble.check_counts(n_particles=None), "n_particles=None"),
+        (lambda: assemble.levels(0.5), r"write quantiles=\(0\.5,\)"),
+        (lambda: assemble.check_model(PRIOR, MODEL), r"swapped: write Engine\(model, prior\)"),
+        (lambda: assemble.check_model(pm.Model(), None), "expected a model of smcssm.models"),
+    ],
+)
+def test_slips_of_a_newcomer_are_told_with_their_remedy(call, remedy):
+    """Through the functions that an engine calls: here types are checked before they are reached."""
+    with pytest.raises(ss.errors.ModelError, match=remedy):
+        call()
+    assemble.check_parts(move=None, schedule=ImmediateSchedule(), filter=None)
+    assemble.check_counts(record=None)
+
+
+def test_a_prior_of_a_standard_deviation_is_cut_off_at_zero_and_the_user_told():
+    """Then Normal is HalfNormal: the same posterior, and evidence relative to the prior that is left."""
+    with pm.Model() as prior:
+        pm.Normal("sigma_level", 0.0, 1.0)
+        pm.HalfNormal("sigma_obs", 2.0)
+    with pytest.warns(ss.errors.SmcssmWarning, match=r"sigma_level is negative in [45]\d%.*pm\.HalfNormal"):
+        cut = ss.Engine(MODEL, prior, n_particles=1000, runs=4)
+    half = ss.Engine(MODEL, PRIOR, n_particles=1000, runs=4)
+    for engine in (cut, half):
+        engine.update(BASE[:60])
+    assert (cut.snapshot().theta()["sigma_level"] >= 0).all()
+    a, b = cut.summary(), half.summary()
+    assert (abs(a["mean"] - b["mean"]) < 5 * np.hypot(a["mcse"], b["mcse"])).all()
+    spread = np.hypot(*(e.snapshot().log_evidence().std(ddof=1) / 2 for e in (cut, half)))
+    assert abs(cut.log_evidence - half.log_evidence) < 5 * spread
 
 
 def test_priors_that_do_not_fit():
@@ -379,6 +421,22 @@ def test_nothing_is_traced_twice():
         jax.monitoring.clear_event_listeners()
     assert moved >= 5
     assert not [event for event in traced if "trace" in event or "compile" in event]
+
+
+def test_a_warm_engine_does_not_compile_for_noise_that_is_known():
+    engine = small()
+    engine.warmup(noise_sd=True)
+    traced = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: traced.append(event))
+    try:
+        moved = sum(engine.step(y, noise_sd=0.1).moved for y in BASE[:50].cumsum())
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert moved >= 3
+    assert not [event for event in traced if "trace" in event or "compile" in event]
+    before = leaves(engine)
+    engine.warmup()  # which now knows what observations bring
+    assert_same(leaves(engine), before)
 
 
 def test_a_call_that_is_interrupted_never_was(monkeypatch):
@@ -492,8 +550,10 @@ def test_read_outs_refuse_what_makes_no_sense():
     for h in (0, -1):
         with pytest.raises(ss.errors.ModelError, match="h="):
             engine.forecast(h)
-    with pytest.raises(ss.errors.ModelError, match="draws"):
-        engine.posterior(0)
+    for read in (engine.posterior, engine.to_arviz):
+        for options in (dict(draws=0), dict(draws=-1), dict(seed=-1)):
+            with pytest.raises(ss.errors.ModelError, match=next(iter(options))):
+                read(**options)
 
 
 def mixture_cdf(x, w, m, s):

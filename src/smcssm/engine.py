@@ -83,6 +83,7 @@ class Engine:
         self._runtime = Runtime(smc, runs, n_particles, seed)
         self._ring = None if record is None else Ring(record)
         self._told: set[str] = set()
+        assemble.warn_of_signs(self.snapshot())
 
     def __repr__(self) -> str:
         names = ", ".join(self.model.names)
@@ -185,7 +186,7 @@ class Engine:
 
     def posterior(self, draws: int = 1000, seed: int = 0) -> xr.Dataset:
         """Equally weighted draws of the hyperparameters, dims (chain, draw)."""
-        assemble.check_counts(draws=draws)
+        assemble.check_counts(draws=draws, seed=seed)
         return readout.posterior(self.snapshot(), draws, seed)
 
     def forecast(
@@ -229,13 +230,24 @@ class Engine:
         """One verdict per item, with its remedy; warns of each failed item once."""
         return readout.diagnose(self.snapshot()).warn(self._told)
 
-    def to_arviz(self, draws: int = 1000, seed: int = 0) -> xr.DataTree:
-        """Everything as an ``xarray.DataTree`` for ArviZ: posterior, prior, data, one-step forecasts."""
+    def to_arviz(self, draws: int | None = None, seed: int = 0) -> xr.DataTree:
+        """Everything as an ``xarray.DataTree`` for ArviZ: posterior, prior, data, one-step forecasts.
+
+        A chain is a run; by default it has as many draws as the run has particles, and at most 1000. Draws are copies
+        of weighted particles, and ArviZ takes them for the sample: the ESS and MCSE that it computes count draws, not
+        particles. Those of the posterior are in ``summary()``.
+        """
+        draws = min(1000, self._runtime.n_particles) if draws is None else draws
+        assemble.check_counts(draws=draws, seed=seed)
         return readout.to_arviz(self.snapshot(), draws, seed)
 
-    def warmup(self) -> None:
-        """Compile everything a stream needs, so that no later step waits for the compiler."""
-        self._runtime.warmup()
+    def warmup(self, noise_sd: bool = False) -> None:
+        """Compile everything a stream needs, so that no later step waits for the compiler.
+
+        Args:
+            noise_sd: whether observations will come with a ``noise_sd``; once there is one, the engine knows.
+        """
+        self._runtime.warmup(noise_sd)
 
     def copy(self, seed: int | None = None) -> Engine:
         """An independent engine with the same past; with a seed, its future randomness differs."""

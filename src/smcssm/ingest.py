@@ -53,7 +53,7 @@ def to_block(  # noqa: PLR0913
     if frame is not None:
         time = _column(frame, time) if isinstance(time, str) else time
         inputs = _columns(frame, model.input_names, "input") if inputs is None and model.input_names else inputs
-        ys = _channels(frame, model.channel_names)
+        ys = _channels(frame, model.channel_names, named=isinstance(ys, Mapping))
     y = _matrix("y", ys, model.channel_names)
     n = len(y)
     v = _inputs(model, inputs, n)
@@ -142,9 +142,9 @@ def _column(frame: dict[str, Any], name: str) -> Any:
     return column.to_numpy() if hasattr(column, "to_numpy") else np.asarray(column)
 
 
-def _channels(frame: dict[str, Any], channels: Sequence[str]) -> np.ndarray:
-    """The channels by name; a frame of one column is the channel of a model that has one."""
-    if len(channels) == 1 and len(frame) == 1:
+def _channels(frame: dict[str, Any], channels: Sequence[str], named: bool) -> np.ndarray:
+    """The channels by name; one column, not named by the user in a mapping, is the channel of a model that has one."""
+    if len(channels) == 1 and len(frame) == 1 and not named:
         return np.stack([_numbers(name, column) for name, column in frame.items()], axis=1)
     return _columns(frame, channels, "channel")
 

@@ -80,8 +80,8 @@ class Runtime:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(self.n_series))
         return jax.random.key_data(keys)
 
-    def blank(self) -> Observation:
-        """A record of nothing."""
+    def blank(self, noise_sd: bool = False) -> Observation:
+        """A record of nothing, with room for a ``noise_sd`` or without."""
         model, dtype = self.model, np.dtype(self.smc.dtype)
         ny, nv, s = len(model.channel_names), len(model.input_names), self.n_series
         return Observation(
@@ -90,6 +90,7 @@ class Runtime:
             dt=np.zeros(s, dtype),
             index=np.zeros(s, np.int64),
             inputs=np.zeros((nv, s), dtype) if nv else None,
+            noise_sd=np.zeros((ny, s), dtype) if noise_sd else None,
         )
 
     def assimilate[T](
@@ -196,10 +197,11 @@ class Runtime:
         with self._alone(), jax.enable_x64(True):
             self.state = self._fresh(seed)
 
-    def warmup(self) -> None:
+    def warmup(self, noise_sd: bool) -> None:
         """Compile everything that a stream will need, without touching the state."""
         with self.lock, jax.enable_x64(True):
-            state, blank = self.state, self.blank()
+            state = self.state
+            blank = self.blank(noise_sd if state.layout is None else state.layout.noise_sd)
             part = jax.tree.map(lambda leaf: leaf[None], blank)
             history = History()
             history.append(part, 1)
