@@ -542,6 +542,35 @@ def test_a_pandas_index_of_dates_must_be_what_the_rows_say():
     assert stamped.t == 2
 
 
+FREQUENCIES = ["MS", "ME", "QS", "QE", "YS", "YE", "B", "BME", "W-SUN", "D", "30min"]
+
+
+@pytest.mark.parametrize("freq", FREQUENCIES)
+def test_steps_of_a_calendar_are_regular(engine, freq):
+    """As an index with a frequency or without, as time= in a block or one by one; and what is left out is noticed."""
+    pd = pytest.importorskip("pandas")
+    days = pd.date_range("2001-01-01", periods=12, freq=freq)
+    clocks = []
+    for stamps in (days, days.to_numpy(), pd.Series(days)):
+        block, stepped = engine.copy(), engine.copy()
+        block.reset(), stepped.reset()
+        block.update(GAPS[:12], time=stamps)
+        for y, stamp in zip(GAPS, stamps, strict=False):
+            stepped.step(y, time=stamp)
+        assert_same(leaves(block), leaves(stepped))
+        clocks.append(block._runtime.state.clock)
+        later = pd.date_range(days[-1], periods=3, freq=freq)
+        with pytest.raises(ss.errors.InputError, match="irregular time at row 0"):
+            block.step(1.0, time=later[2])
+        block.update([1.0, 2.0], time=later[1:])
+        assert block.t == 14
+    assert clocks[0] == clocks[1] == clocks[2]
+    for index in (days, pd.DatetimeIndex(days.to_numpy()), days.tz_localize("Europe/Paris")):
+        engine.copy().update(pd.Series(GAPS[:12], index))
+        with pytest.raises(ss.errors.InputError, match=r"the index is irregular at row 7: .* leads to"):
+            engine.copy().update(pd.Series(GAPS[:11], index.delete(7)))
+
+
 def test_read_outs_refuse_what_makes_no_sense():
     engine = small()
     for levels in ((5.0, 95.0), (0.0, 0.5), (0.5, 1.0)):

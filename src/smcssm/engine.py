@@ -207,7 +207,7 @@ class Engine:
         with runtime.lock:
             state = runtime.state
             nothing = np.full((assemble.horizon(h), len(self.model.channel_names)), np.nan)
-            clock = state.clock._replace(last=None, period=None)
+            clock = state.clock._replace(last=None, steps=())
             future, _, _ = to_block(
                 self.model,
                 runtime.n_series,
