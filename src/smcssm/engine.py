@@ -42,7 +42,8 @@ class Engine:
         ess_threshold: move when the effective sample size falls below this share of the particles.
         runs: independent populations, for an honest Monte Carlo error and as chains for ArviZ.
         record: how many past steps are kept for plots and scores; None keeps none.
-        impossible: "error" refuses an observation that no particle can explain, "missing" takes it as missing.
+        impossible: "error" refuses an observation that model and prior cannot explain, because no particle gives it a
+            positive likelihood or tempering cannot bridge the distance; "missing" takes it as missing.
         dtype: "float64" or "float32", of states and parameters; likelihoods and evidence are float64 always.
         seed: of all randomness.
 
