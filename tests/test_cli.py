@@ -18,6 +18,7 @@ import smcssm as ss
 from smcssm.cli import app, catalogue, session
 from smcssm.cli.clock import Grid
 from smcssm.cli.rows import Columns, Row, format_of, rows
+from smcssm.grid import told
 
 ROOT = Path(__file__).parents[1]
 Y = [4.1, 4.3, 4.2, math.nan, 4.6, 4.5, 4.7, 4.4, 4.2, 4.3]
@@ -193,9 +194,38 @@ def test_the_grid_knows_what_was_left_out(unit):
     with pytest.raises(ss.errors.InputError, match="do not mix"):
         grid.skipped(np.datetime64("2017-01-01", "ns") if isinstance(unit, float) else 1.0)
     free = Grid(continuous_time=True)
-    free.accept(1.0)
+    free.learn([1.0, 2.0])
     free.accept(2.0)
     assert free.skipped(7.3) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "step", "passed"),
+    [
+        ([0.0, 2.0, 3.0, 4.0], "1", [1.0]),
+        ([0.1, 0.2, 0.3, 0.6], "0.1", [0.4, 0.5]),
+        ([0.0, 1800.0, 1801.0, 3600.0, 5400.0, 9000.0], "1800", [7200.0]),  # one wrong time makes no step
+        (["2000-01-01", "2000-02-01", "2000-03-01", "2000-05-01"], "1 month", ["2000-04-01"]),
+        (["2000-01-15", "2000-02-15", "2000-04-15"], "1 month", ["2000-03-15"]),
+        (["1999-12-31", "2000-01-31", "2000-02-29", "2000-03-31", "2000-05-31"], "1 month", ["2000-04-30"]),
+        (["2001-03-31", "2001-06-30", "2001-09-30", "2002-03-31"], "3 months", ["2001-12-31"]),
+        (["2000-01-01", "2001-01-01", "2002-01-01", "2004-01-01"], "12 months", ["2003-01-01"]),
+        (["2020-01-02", "2020-01-03", "2020-01-06", "2020-01-08"], "1 business day", ["2020-01-07"]),
+        (["2020-01-03", "2020-01-04", "2020-01-05", "2020-01-07"], "1 day", ["2020-01-06"]),
+        (["2020-01-31", "2020-02-28", "2020-03-31", "2020-05-29"], "1 month", ["2020-04-30"]),  # last business days
+        (["2020-01-01T00:30", "2020-01-01T01:00", "2020-01-01T02:00"], "0:30:00", ["2020-01-01T01:30"]),
+    ],
+)
+def test_the_step_is_found_from_the_first_times(found, step, passed):
+    found, passed = (m if isinstance(m[0], float) else [np.datetime64(x, "ns") for x in m] for m in (found, passed))
+    grid = Grid(continuous_time=False)
+    grid.learn([found[1], *found])
+    assert told(grid.step) == step
+    skipped = []
+    for moment in [m for m in found if m != 1801.0]:
+        skipped += grid.skipped(moment)
+        grid.accept(moment)
+    np.testing.assert_allclose(np.array(skipped, float), np.array(passed, float), rtol=1e-12)
 
 
 def test_scale_of_the_data_is_robust():
@@ -248,9 +278,9 @@ def _evidence(values):
 
 
 def test_rejected_lines_are_skipped_missing_or_fatal(tmp_path):
-    text = "temp,b\n4.1,\n4.3,\nabc,\n4.2\ninf,\n1e300,\n4.6,\n"
+    text = "temp,b\n4.1,\n4.3,\nabc,\n4.2\ninf,\n1e300,\n4.6,\n4.5,\n"
     path = write(tmp_path, text)
-    for mode, values in (("skip", [4.1, 4.3, 4.6]), ("missing", [4.1, 4.3, *[math.nan] * 4, 4.6])):
+    for mode, values in (("skip", [4.1, 4.3, 4.6, 4.5]), ("missing", [4.1, 4.3, *[math.nan] * 4, 4.6, 4.5])):
         result = run("stream", path, *LEVEL, "--seed", "3", "--on-error", mode)
         assert result.exit_code == 0, result.output
         found = lines(result)
@@ -262,8 +292,8 @@ def test_rejected_lines_are_skipped_missing_or_fatal(tmp_path):
             "line 5: 1 cell where the header has 2",
             "line 6: temp: 'inf' is not an observation; a missing value is an empty cell or null",
         ]
-        assert said[3] == "line 7: observation 2 with value 1e+300 has likelihood zero for every particle" or (
-            mode == "missing" and said[3].startswith("line 7: observation 5 with value 1e+300 has likelihood zero")
+        assert said[3] == "line 7: observation 3 with value 1e+300 has likelihood zero for every particle" or (
+            mode == "missing" and said[3].startswith("line 7: observation 6 with value 1e+300 has likelihood zero")
         )
         assert "4 lines rejected" in result.stderr
     result = run("stream", path, *LEVEL, "--on-error", "fail")
@@ -284,6 +314,45 @@ def test_steps_that_were_left_out_are_missing(tmp_path):
     assert found[-1]["log_evidence"] == pytest.approx(_evidence(values), rel=1e-12)
     assert "line 4: 2 steps before 2020-01-05 left out: taken as missing" in result.stderr
     assert "line 5: time goes back or stands still: 2020-01-04T00:00:00 after 2020-01-05T00:00:00" in result.stderr
+
+
+def test_a_calendar_is_a_grid(tmp_path):
+    months = [f"{2000 + i // 12}-{i % 12 + 1:02d}-01" for i in range(36)]
+    y = [4.2 + 0.1 * math.sin(7.0 * i) for i in range(36)]
+    table = [f"{month},{value:.3f}" for month, value in zip(months, y, strict=True)]
+    del table[30], table[5]
+    result = run("stream", write(tmp_path, "\n".join(["month,temp", *table])), *LEVEL, "--seed", "3", "--time", "month")
+    assert result.exit_code == 0, result.output
+    assert "step 1 month: from the first 20 times" in result.stderr
+    assert "36 observations (2 missing), 0 lines rejected" in result.stderr
+    found = lines(result)
+    assert [line["time"][:10] for line in found] == months
+    assert [i for i, line in enumerate(found) if line["y"] is None] == [5, 30]
+
+
+def test_most_lines_rejected_is_an_error(tmp_path):
+    path = write(tmp_path, "temp\n" + "4.1\n" * 15 + "x\n" * 40)
+    result = run("stream", path, *LEVEL)
+    assert result.exit_code == 1
+    assert len(lines(result)) == 15
+    assert "stopped: 16 of 31 lines could not be taken" in result.stderr
+    assert run("stream", path, *LEVEL, "--on-error", "missing").exit_code == 0
+    times = write(tmp_path, "t,temp\n0,4.1\n1,4.2\n" + "0,4.3\n" * 4)
+    result = run("stream", times, *LEVEL, "--time", "t", "--on-error", "missing")
+    assert result.exit_code == 1
+    assert "stopped: 4 of 6 lines could not be taken" in result.stderr
+
+
+def test_what_was_held_back_is_taken_before_a_line_that_ends_the_run(tmp_path):
+    """Also where the good lines are too few for a scale: the exit code is that of the line."""
+    start = ["--model", "local-level", "--column", "temp", "--particles", "64", "--on-error", "fail"]
+    result = run("stream", write(tmp_path, "temp\n4.1\n4.3\n4.2\nabc\n4.4\n"), *start)
+    assert result.exit_code == 1
+    assert [line["y"] for line in lines(result)] == [4.1, 4.3, 4.2]
+    assert "stopped: --on-error fail" in result.stderr
+    result = run("stream", write(tmp_path, "temp\n4.1\nabc\n"), *start)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "line 3: temp: expected a number, got 'abc'" in result.stderr
 
 
 def test_scale_and_start_come_from_the_first_values(monkeypatch, capsys):
@@ -307,7 +376,7 @@ def test_scale_and_start_come_from_the_first_values(monkeypatch, capsys):
         settings = session.Settings("local-level", Columns(("temp",)), particles=64, **given)
         rest = iter(found)
         with pytest.raises(Built) as caught:
-            session.Session(settings)._begin(rest)
+            next(session.Session(settings)._begin(rest))
         model = ss.models.LocalLevel(*start)
         assert caught.value.args == (model, model.default_prior(expected), 64)
         held = 21 if "scale" not in given else "initial_mean" not in given

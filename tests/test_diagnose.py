@@ -224,3 +224,25 @@ def test_html_and_text(diagnosis):
     text = repr(diagnosis)
     assert "nan" not in text.lower()
     assert all(name in text for name in diagnosis.table.index)
+
+
+def test_a_quantity_may_be_undefined_where_the_prior_rules_particles_out():
+    with pm.Model() as prior:
+        s = pm.HalfNormal("s", 1.0)
+        pm.HalfNormal("sigma_level", 1.0)
+        pm.Potential("at_least", pm.math.switch(s > 0.2, 0.0, -np.inf))
+        pm.Deterministic("sigma_obs", pm.math.sqrt(s - 0.2))
+        pm.Deterministic("odds", pm.math.switch(s > 0.2, s, np.inf))
+    engine = ss.Engine(ss.models.LocalLevel(0.0, 1.0), prior, n_particles=N, runs=2)
+    engine.update(small.walk(2))
+    w, theta = engine.snapshot().weights(), engine.snapshot().theta()
+    assert np.isnan(theta["sigma_obs"]).any()
+    table, read = (
+        engine.summary(),
+        [engine.state(), engine.forecast(2), engine.posterior(50), engine.record[["quantiles"]]],
+    )
+    assert np.isfinite(table).all(axis=None)
+    kept = np.where(w > 0, theta["sigma_obs"], 0.0)
+    assert table.loc["sigma_obs", "mean"] == pytest.approx((w * kept).sum() / 2)
+    assert all(np.isfinite(d.to_array()).all() for d in read)
+    assert np.isfinite(diagnose(engine.snapshot()).table.loc["spread of means", "value"])

@@ -9,7 +9,9 @@ from scipy import stats
 
 import quadrature
 import smcssm as ss
+from smcssm import assemble
 from smcssm.priors import HalfNormal, Independent
+from smcssm.readout.forecast import mixture_quantiles
 from smcssm.runtime import Runtime
 from smcssm.smc2 import challengers, step
 from smcssm.smc2.kernels import metropolis
@@ -208,12 +210,13 @@ def test_an_impossible_observation_is_refused_by_name_and_the_stream_goes_on():
     engine = small()
     engine.update(GAPS[:20])
     before = leaves(engine)
-    for wild in (1e300, 1e150):
-        with pytest.raises(ss.errors.ImpossibleObservationError, match="unchanged"):
+    for wild, told in ((1e300, r"1e\+300"), (1e150, r"1e\+150"), (1e9, r"1e\+09")):
+        with pytest.raises(ss.errors.ImpossibleObservationError, match=f"observation 21 with value {told} .*unchanged"):
             engine.step(wild)
         assert_same(leaves(engine), before)
-    with pytest.raises(ss.errors.ImpossibleObservationError, match="observation 25"):
-        engine.update([*GAPS[20:25], 1e300, *GAPS[26:30]])
+    for wild in (1e300, 1e9):
+        with pytest.raises(ss.errors.ImpossibleObservationError, match=r"observation 26 \(row 5\) with value"):
+            engine.update([*GAPS[20:25], wild, *GAPS[26:30]])
     assert_same(leaves(engine), before)
     infos = engine.update(GAPS[20:])
     assert np.isfinite(infos.log_predictive).all()
@@ -222,16 +225,46 @@ def test_an_impossible_observation_is_refused_by_name_and_the_stream_goes_on():
     assert_same(leaves(engine), leaves(clean))
 
 
-def test_an_impossible_observation_can_be_taken_as_missing():
-    lenient, missing = small(impossible="missing"), small(impossible="missing")
+@pytest.mark.parametrize("where", [0, 3, 25])
+def test_an_impossible_observation_can_be_taken_as_missing(where):
+    """One that no particle can explain, and one that tempering cannot bridge: bit for bit a missing value."""
+    lenient, stepped, missing = (small(impossible="missing", runs=2) for _ in range(3))
     y = GAPS.copy()
-    y[25] = 1e300
+    y[[where, where + 2]] = 1e300, -1e9
     infos = lenient.update(y)
-    y[25] = np.nan
+    for value in y:
+        stepped.step(value)
+    assert_same(leaves(stepped), leaves(lenient))
+    y[[where, where + 2]] = np.nan
     missing.update(y)
-    assert infos.status[25] == ss.Status.IMPOSSIBLE
-    assert infos.log_predictive[25] == 0.0
-    assert lenient.log_evidence == missing.log_evidence
+    for i in (where, where + 2):
+        assert infos.status[i] == ss.Status.IMPOSSIBLE
+        assert infos.log_predictive[i] == 0.0
+        assert np.isnan(infos.pit[i])
+    for engine in (lenient, missing):  # the record differs in what became of the two values, and in nothing else
+        engine._ring._columns["status"][:] = 0
+    assert_same(leaves(lenient), leaves(missing))
+
+
+def test_what_can_be_bridged_is_bridged_and_the_absurd_is_given_up_early():
+    engine = small()
+    engine.update(BASE[:50])
+    for wild in (40.0, 1e3):
+        bold = engine.copy()
+        bold.step(wild)
+        assert np.isfinite(bold.log_evidence)
+    with pytest.raises(ss.errors.ImpossibleObservationError, match=r"after [12]\d tempering steps"):
+        engine.step(9.97e36)  # a fill value of NetCDF
+
+
+def test_a_pace_that_picks_up_again_is_waited_for():
+    """Under a bounded prior the last rungs are the quickest."""
+    with pm.Model() as prior:
+        pm.Uniform("sigma_level", 0.0, 50.0)
+        pm.Uniform("sigma_obs", 0.0, 50.0)
+    engine = ss.Engine(MODEL, prior, n_particles=128)
+    engine.update(BASE[:200])
+    assert engine.step(1e6).moved
 
 
 BAD = [
@@ -241,6 +274,8 @@ BAD = [
     (lambda e: e.step(1 + 2j), "real numbers"),
     (lambda e: e.step(np.inf), "inf"),
     (lambda e: e.step({"z": 1.0, "w": 2.0}), "columns are z, w"),
+    (lambda e: e.step({"temprature": 1.0}), "channels y: the columns are temprature"),
+    (lambda e: e.update({"temprature": [1.0, 2.0]}), "columns are temprature"),
     (lambda e: e.step(1.0, inputs=2.0), "reads none"),
     (lambda e: e.step(1.0, noise_sd=-1.0), "noise_sd"),
     (lambda e: e.step(1.0, time=5.0), "no time"),
@@ -311,11 +346,50 @@ def test_inputs_are_matched_and_checked():
         (dict(ess_threshold=1.5), "ess_threshold"),
         (dict(impossible="ignore"), "impossible"),
         (dict(dtype="float16"), "dtype"),
+        (dict(record=0), "record"),
     ],
 )
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(ss.errors.ModelError, match=message):
         ss.Engine(MODEL, PRIOR, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "remedy"),
+    [
+        (lambda: assemble.check_parts(move="random_walk"), r"move='random_walk'.*move=ss\.moves\.Metropolis"),
+        (lambda: assemble.check_parts(schedule=ImmediateSchedule), r"schedule=.*schedule=ss\.schedules\.Immediate\(\)"),
+        (lambda: assemble.check_parts(filter=3), "filter=3: expected an object of smcssm.filters, or nothing"),
+        (lambda: assemble.check_counts(seed=None), "seed=None: expected a whole number >= 0"),
+        (lambda: assemble.check_counts(n_particles=None), "n_particles=None"),
+        (lambda: assemble.levels(0.5), r"write quantiles=\(0\.5,\)"),
+        (lambda: assemble.check_model(PRIOR, MODEL), r"swapped: write Engine\(model, prior\)"),
+        (lambda: assemble.check_model(pm.Model(), None), "expected a model of smcssm.models"),
+    ],
+)
+def test_slips_of_a_newcomer_are_told_with_their_remedy(call, remedy):
+    """Through the functions that an engine calls: here types are checked before they are reached."""
+    with pytest.raises(ss.errors.ModelError, match=remedy):
+        call()
+    assemble.check_parts(move=None, schedule=ImmediateSchedule(), filter=None)
+    assemble.check_counts(record=None)
+
+
+def test_a_prior_of_a_standard_deviation_is_cut_off_at_zero_and_the_user_told():
+    """Then Normal is HalfNormal: the same posterior, and evidence relative to the prior that is left."""
+    with pm.Model() as prior:
+        pm.Normal("sigma_level", 0.0, 1.0)
+        pm.HalfNormal("sigma_obs", 2.0)
+    with pytest.warns(ss.errors.SmcssmWarning, match=r"sigma_level is negative in [45]\d%.*pm\.HalfNormal"):
+        cut = ss.Engine(MODEL, prior, n_particles=1000, runs=4)
+    half = ss.Engine(MODEL, PRIOR, n_particles=1000, runs=4)
+    for engine in (cut, half):
+        engine.update(BASE[:60])
+    assert (cut.snapshot().theta()["sigma_level"] >= 0).all()
+    a, b = cut.summary(), half.summary()
+    assert (abs(a["mean"] - b["mean"]) < 5 * np.hypot(a["mcse"], b["mcse"])).all()
+    spread = np.hypot(*(e.snapshot().log_evidence().std(ddof=1) / 2 for e in (cut, half)))
+    assert abs(cut.log_evidence - half.log_evidence) < 5 * spread
 
 
 def test_priors_that_do_not_fit():
@@ -347,6 +421,22 @@ def test_nothing_is_traced_twice():
         jax.monitoring.clear_event_listeners()
     assert moved >= 5
     assert not [event for event in traced if "trace" in event or "compile" in event]
+
+
+def test_a_warm_engine_does_not_compile_for_noise_that_is_known():
+    engine = small()
+    engine.warmup(noise_sd=True)
+    traced = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: traced.append(event))
+    try:
+        moved = sum(engine.step(y, noise_sd=0.1).moved for y in BASE[:50].cumsum())
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert moved >= 3
+    assert not [event for event in traced if "trace" in event or "compile" in event]
+    before = leaves(engine)
+    engine.warmup()  # which now knows what observations bring
+    assert_same(leaves(engine), before)
 
 
 def test_a_call_that_is_interrupted_never_was(monkeypatch):
@@ -452,6 +542,35 @@ def test_a_pandas_index_of_dates_must_be_what_the_rows_say():
     assert stamped.t == 2
 
 
+FREQUENCIES = ["MS", "ME", "QS", "QE", "YS", "YE", "B", "BME", "W-SUN", "D", "30min"]
+
+
+@pytest.mark.parametrize("freq", FREQUENCIES)
+def test_steps_of_a_calendar_are_regular(engine, freq):
+    """As an index with a frequency or without, as time= in a block or one by one; and what is left out is noticed."""
+    pd = pytest.importorskip("pandas")
+    days = pd.date_range("2001-01-01", periods=12, freq=freq)
+    clocks = []
+    for stamps in (days, days.to_numpy(), pd.Series(days)):
+        block, stepped = engine.copy(), engine.copy()
+        block.reset(), stepped.reset()
+        block.update(GAPS[:12], time=stamps)
+        for y, stamp in zip(GAPS, stamps, strict=False):
+            stepped.step(y, time=stamp)
+        assert_same(leaves(block), leaves(stepped))
+        clocks.append(block._runtime.state.clock)
+        later = pd.date_range(days[-1], periods=3, freq=freq)
+        with pytest.raises(ss.errors.InputError, match="irregular time at row 0"):
+            block.step(1.0, time=later[2])
+        block.update([1.0, 2.0], time=later[1:])
+        assert block.t == 14
+    assert clocks[0] == clocks[1] == clocks[2]
+    for index in (days, pd.DatetimeIndex(days.to_numpy()), days.tz_localize("Europe/Paris")):
+        engine.copy().update(pd.Series(GAPS[:12], index))
+        with pytest.raises(ss.errors.InputError, match=r"the index is irregular at row 7: .* leads to"):
+            engine.copy().update(pd.Series(GAPS[:11], index.delete(7)))
+
+
 def test_read_outs_refuse_what_makes_no_sense():
     engine = small()
     for levels in ((5.0, 95.0), (0.0, 0.5), (0.5, 1.0)):
@@ -460,5 +579,37 @@ def test_read_outs_refuse_what_makes_no_sense():
     for h in (0, -1):
         with pytest.raises(ss.errors.ModelError, match="h="):
             engine.forecast(h)
-    with pytest.raises(ss.errors.ModelError, match="draws"):
-        engine.posterior(0)
+    for read in (engine.posterior, engine.to_arviz):
+        for options in (dict(draws=0), dict(draws=-1), dict(seed=-1)):
+            with pytest.raises(ss.errors.ModelError, match=next(iter(options))):
+                read(**options)
+
+
+def mixture_cdf(x, w, m, s):
+    return float(np.sum(w * stats.norm.cdf((x - m) / s)))
+
+
+def test_one_wild_particle_of_hardly_any_weight_spoils_no_quantile(x64):
+    rng, levels = np.random.default_rng(0), np.array([0.001, 0.05, 0.5, 0.95])
+    w, m, s = np.full(200, 1 / 200), rng.normal(size=200), rng.gamma(5.0, 0.2, size=200)
+    w[:2], m[1], s[0] = 1e-20, 1e30, 1e18
+    found = mixture_quantiles(*(jnp.asarray(a[None, None]) for a in (w / w.sum(), m, s)), jnp.asarray(levels))
+    np.testing.assert_allclose([mixture_cdf(q, w / w.sum(), m, s) for q in found[0, 0]], levels, rtol=1e-10)
+
+
+def test_quantiles_of_a_component_that_is_known_exactly(x64):
+    w, m, s = (jnp.asarray([[a]]) for a in ([0.3, 0.7], [-1.0, 2.0], [0.0, 0.0]))
+    np.testing.assert_array_equal(mixture_quantiles(w, m, s, jnp.asarray([0.1, 0.5]))[0, 0], [-1.0, 2.0])
+
+
+def test_forecast_quantiles_under_priors_without_moments():
+    with pm.Model() as prior:
+        for name in ("level", "obs"):
+            pm.Deterministic(f"sigma_{name}", pm.InverseGamma(f"variance_{name}", 0.1, 0.1) ** 0.5)
+    engine = ss.Engine(ss.models.LocalLevel(0.0, 1.0), prior, n_particles=500)
+    engine.step(0.3)
+    snapshot, levels = engine.snapshot(), (0.05, 0.5, 0.95)
+    (mean, sd), theta = snapshot.states(), snapshot.theta()
+    s = np.sqrt(sd[0] ** 2 + theta["sigma_level"] ** 2 + theta["sigma_obs"] ** 2)
+    found = engine.forecast(1, quantiles=levels)["quantiles"].values[0, 0]
+    np.testing.assert_allclose([mixture_cdf(q, snapshot.weights(), mean[0], s) for q in found], levels, rtol=1e-10)

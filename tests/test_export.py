@@ -83,6 +83,10 @@ def test_statistics_belong_to_the_drawn_particles(fitted, tree):
     assert (np.abs(np.bincount(chosen[0], minlength=N) - expected) < 1 + 1e-9).all()  # systematic: floor or ceil
 
 
+def test_there_are_no_more_draws_than_particles_unless_asked_for(fitted):
+    assert fitted[0].to_arviz().posterior.sizes["draw"] == N
+
+
 def test_draws_are_shuffled(tree):
     chosen = tree["sample_stats"]["particle"].values
     assert abs(np.corrcoef(chosen[0][:-1], chosen[0][1:])[0, 1]) < 5 / DRAWS**0.5

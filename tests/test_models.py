@@ -396,6 +396,34 @@ def test_edge_of_stationarity_is_outside_and_gradients_stay_finite():
         assert np.isfinite(slope).all()
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        m.LocalLevel(),
+        m.LocalLinearTrend(damped=True),
+        m.Level(name="slow")
+        + m.AR(1)
+        + m.AR(2, name="fast")
+        + m.Seasonal(4)
+        + m.Regression(2, drifting=True)
+        + m.Noise(),
+        m.ConstantVelocity(),
+        m.ConstantVelocity(sensors=("north", "south")),
+    ],
+)
+def test_no_standard_deviation_is_negative(model):
+    prior = model.default_prior(1.0)
+    inside = prior.constrain(jnp.zeros(prior.size))
+    assert model.support(inside)
+    sigmas = [name for name in model.names if "sigma_" in name]
+    assert sigmas
+    for name in sigmas:
+        assert model.support(inside | {name: jnp.zeros_like(inside[name])})
+        flat = inside[name].reshape(-1)
+        for i in range(flat.size):
+            assert not model.support(inside | {name: flat.at[i].set(-0.1).reshape(inside[name].shape)})
+
+
 # ---------------------------------------------------------------- your own function
 
 

@@ -107,7 +107,7 @@ def test_gradient_equals_finite_differences(name):
 def test_zero_densities_have_zero_gradients():
     """Outside the support, and where a channel without noise contradicts the model."""
     with jax.enable_x64(True):
-        smc, population, journal = recorded(*MODELS["AR(2) + noise"], t=20)
+        smc, _, journal = recorded(*MODELS["AR(2) + noise"], t=20)
         free = FromFunctions(smc.prior.names, lambda key, n: {}, lambda theta: jnp.zeros(()), shapes={"phi": (2,)})
         smc = type(smc)(free, *(getattr(smc, name) for name in ("filter", "kernel", "schedule")))
         z = jnp.concatenate([jnp.linspace(-3.0, 3.0, 6)[None, None] * jnp.ones((2, 2, 1)), jnp.ones((2, 2, 6))])
@@ -121,7 +121,7 @@ def test_zero_densities_have_zero_gradients():
 
 
 def test_a_view_doubles():
-    smc, _, journal = recorded(MODEL, PRIOR, t=300)
+    _, _, journal = recorded(MODEL, PRIOR, t=300)
     view = journal.view(np.zeros(2, int))
     assert view.length == 300
     assert view.pooled.shape == (history.SEGMENT // history.CHUNK, history.CHUNK, 2)
@@ -149,7 +149,8 @@ def statistics(e):
         mean = np.sum(w * x, axis=-1)
         sd = np.sqrt(np.sum(w * (x - mean[:, None]) ** 2, axis=-1))
         order = np.argsort(x, axis=-1)
-        reached = np.cumsum(np.take_along_axis(w, order, -1), axis=-1)[None] >= np.array(quadrature.LEVELS)[:, None, None]
+        below = np.cumsum(np.take_along_axis(w, order, -1), axis=-1)
+        reached = below[None] >= np.array(quadrature.LEVELS)[:, None, None]
         out += [mean, sd, *np.take_along_axis(x, np.take_along_axis(order, reached.argmax(-1).T, -1), -1).T]
     return np.array([*out, snapshot.log_evidence()])
 
@@ -180,7 +181,7 @@ def moved(request):
 
 
 def test_posterior_agrees_with_quadrature(moved, exact):
-    e, infos = moved
+    e, _ = moved
     assert infos.moved.sum() >= 5
     assert np.abs(z_scores(e, exact)).max() < 4
     assert statistics(e)[-1].std(ddof=1) < 0.35
@@ -216,7 +217,7 @@ def test_single_precision():
 
 
 def test_steps_and_blocks_and_repeats_are_bit_equal(moved):
-    e, infos = moved
+    e, _ = moved
     other = engine(e._runtime.smc.kernel)
     other.update(Y[:33])
     for y in Y[33:]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,15 +21,17 @@ from smcssm.core import (
     AbstractPrior,
     AbstractSchedule,
 )
-from smcssm.errors import ModelError
+from smcssm.errors import ModelError, SmcssmWarning
 from smcssm.filters import Kalman
 from smcssm.history import History
 from smcssm.journal import Journal, create
 from smcssm.smc2.kernels import Metropolis
 from smcssm.smc2.population import SMC2
 from smcssm.smc2.schedules import Immediate
+from smcssm.snapshot import Snapshot
 
-LONG = 2000
+LONG = 2000  # observations, from which on a bar is shown
+MANY = 0.1  # of the prior's draws
 
 
 def smc2(  # noqa: PLR0913
@@ -47,9 +50,8 @@ def smc2(  # noqa: PLR0913
     forgetting: float,
 ) -> SMC2:
     """The parts of an engine, checked against each other."""
-    if not isinstance(model, AbstractModel):
-        remedy = "call it" if callable(model) else "a component alone is no model: add Noise()"
-        raise ModelError(f"model: expected a model of smcssm.models, got {model!r}; {remedy}")
+    check_model(model, prior)
+    check_parts(filter=filter, move=move, schedule=schedule)
     if not 0 < ess_threshold < 1:
         raise ModelError(f"ess_threshold={ess_threshold}: expected a share of the particles between 0 and 1")
     if impossible not in ("error", "missing"):
@@ -119,6 +121,30 @@ def about(smc: SMC2, n_series: int) -> dict[str, Any]:
     }
 
 
+def check_model(model: Any, prior: Any) -> None:
+    """A model, in its place."""
+    if isinstance(prior, AbstractModel):
+        raise ModelError("model and prior are swapped: write Engine(model, prior)")
+    if not isinstance(model, AbstractModel):
+        remedy = "call it" if callable(model) else "a component alone is no model: add Noise()"
+        raise ModelError(f"model: expected a model of smcssm.models, got {model!r}; {remedy}")
+
+
+PARTS = {
+    "filter": (AbstractFilter, "or nothing: it is chosen from the model"),
+    "move": (AbstractKernel, 'such as move=ss.moves.Metropolis("random_walk")'),
+    "schedule": (AbstractSchedule, "such as schedule=ss.schedules.Immediate()"),
+}
+
+
+def check_parts(**parts: Any) -> None:
+    """Objects, not their names or classes; None stands for the default."""
+    for name, part in parts.items():
+        kind, example = PARTS[name]
+        if part is not None and not isinstance(part, kind):
+            raise ModelError(f"{name}={part!r}: expected an object of smcssm.{name}s, {example}")
+
+
 def groups_for(n_particles: int, size: int) -> int:
     """How many groups show the Monte Carlo error: up to 8, of equal size, each large enough to stand for itself."""
     least = max(250, 20 * size)
@@ -160,12 +186,27 @@ def check_names(model: AbstractModel, prior: AbstractPrior) -> None:
         raise ModelError(f"prior and model disagree: {told}")
 
 
+def warn_of_signs(snapshot: Snapshot) -> None:
+    """Tell, before any observation, of standard deviations whose prior the model's support cuts off at zero."""
+    if np.mean(np.isneginf(np.asarray(snapshot.population.log_weight))) <= MANY:
+        return
+    theta = snapshot.theta()
+    for name in snapshot.smc.filter.model.names:
+        if "sigma" in name and (share := np.mean(theta[name] < 0)) > MANY:
+            warnings.warn(
+                f"{name} is negative in {share:.0%} of the prior's draws; a standard deviation never is, so the prior "
+                f'is cut off at zero. Better say what you mean: pm.HalfNormal("{name}", ...), say',
+                SmcssmWarning,
+                stacklevel=3,
+            )
+
+
 def check_counts(**counts: Any) -> None:
-    """Sizes that make sense; None stands for none."""
+    """Sizes that make sense; record=None keeps none."""
     for name, value in counts.items():
         least = 2 if name == "n_particles" else 0 if name == "seed" else 1
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= least):
+        if not (whole and value >= least) and not (name == "record" and value is None):
             raise ModelError(f"{name}={value!r}: expected a whole number >= {least}")
 
 
@@ -175,8 +216,10 @@ def horizon(h: Any) -> int:
     return int(h)
 
 
-def levels(quantiles: Sequence[float]) -> list[float]:
+def levels(quantiles: Any) -> list[float]:
     """Levels of quantiles."""
+    if np.ndim(quantiles) != 1:
+        raise ModelError(f"quantiles={quantiles!r}: expected several levels; of one, write quantiles=({quantiles!r},)")
     if not all(0 < q < 1 for q in quantiles):
         raise ModelError(f"quantiles={tuple(quantiles)}: expected levels between 0 and 1")
     return [float(q) for q in quantiles]

@@ -44,7 +44,7 @@ class Status(enum.IntEnum):
     SUSPECT = 4  # the evidence disagrees with importance sampling by the challengers
     NOT_POSITIVE_DEFINITE = 5  # some particles had a singular innovation covariance and were given weight zero
     NOT_FINITE = 6  # some particles had a log-likelihood of NaN and were given weight zero
-    IMPOSSIBLE = 7  # no particle had a positive likelihood: the observation was not taken
+    IMPOSSIBLE = 7  # zero likelihood for every particle, or too far off to bridge: the observation was not taken
 
 
 @no_type_check  # JAX fills it with placeholders

@@ -46,7 +46,8 @@ class Engine:
         record: how many past steps are kept for plots and scores; None keeps none.
         journal: a new folder in which every observation is kept before the call that takes it returns; or an
             ``smcssm.journal.Journal``, which says when they are synced. By default they are kept in memory.
-        impossible: "error" refuses an observation that no particle can explain, "missing" takes it as missing.
+        impossible: "error" refuses an observation that model and prior cannot explain, because no particle gives it a
+            positive likelihood or tempering cannot bridge the distance; "missing" takes it as missing.
         resampling: "systematic"; or "multinomial", noisier, for which lineages tell the variance of the evidence.
         forgetting: a factor below 1 changes the target: at each observation the log-likelihood of everything before is
             multiplied by it, so that hyperparameters may drift, and ``log_evidence`` is the sum of one-step log
@@ -96,6 +97,7 @@ class Engine:
         self._runtime = Runtime(smc, runs, n_particles, seed, assemble.history(journal, smc, runs))
         self._ring = None if record is None else Ring(record)
         self._told: set[str] = set()
+        assemble.warn_of_signs(self.snapshot())
 
     def __repr__(self) -> str:
         names = ", ".join(self.model.names)
@@ -207,7 +209,7 @@ class Engine:
 
     def posterior(self, draws: int = 1000, seed: int = 0) -> xr.Dataset:
         """Equally weighted draws of the hyperparameters, dims (chain, draw)."""
-        assemble.check_counts(draws=draws)
+        assemble.check_counts(draws=draws, seed=seed)
         return readout.posterior(self.snapshot(), draws, seed)
 
     def forecast(
@@ -228,7 +230,7 @@ class Engine:
         with runtime.lock:
             state = runtime.state
             nothing = np.full((assemble.horizon(h), len(self.model.channel_names)), np.nan)
-            clock = state.clock._replace(last=None, period=None)
+            clock = state.clock._replace(last=None, steps=())
             future, _, _ = to_block(
                 self.model,
                 runtime.n_series,
@@ -251,13 +253,24 @@ class Engine:
         """One verdict per item, with its remedy; warns of each failed item once."""
         return readout.diagnose(self.snapshot()).warn(self._told)
 
-    def to_arviz(self, draws: int = 1000, seed: int = 0) -> xr.DataTree:
-        """Everything as an ``xarray.DataTree`` for ArviZ: posterior, prior, data, one-step forecasts."""
+    def to_arviz(self, draws: int | None = None, seed: int = 0) -> xr.DataTree:
+        """Everything as an ``xarray.DataTree`` for ArviZ: posterior, prior, data, one-step forecasts.
+
+        A chain is a run; by default it has as many draws as the run has particles, and at most 1000. Draws are copies
+        of weighted particles, and ArviZ takes them for the sample: the ESS and MCSE that it computes count draws, not
+        particles. Those of the posterior are in ``summary()``.
+        """
+        draws = min(1000, self._runtime.n_particles) if draws is None else draws
+        assemble.check_counts(draws=draws, seed=seed)
         return readout.to_arviz(self.snapshot(), draws, seed)
 
-    def warmup(self) -> None:
-        """Compile everything a stream needs, so that no later step waits for the compiler."""
-        self._runtime.warmup()
+    def warmup(self, noise_sd: bool = False) -> None:
+        """Compile everything a stream needs, so that no later step waits for the compiler.
+
+        Args:
+            noise_sd: whether observations will come with a ``noise_sd``; once there is one, the engine knows.
+        """
+        self._runtime.warmup(noise_sd)
 
     def copy(self, seed: int | None = None) -> Engine:
         """An independent engine with the same past; with a seed, its future randomness differs.

@@ -14,7 +14,7 @@ class ModelError(SmcssmError, ValueError):
 
 
 class ImpossibleObservationError(SmcssmError, ArithmeticError):
-    """An observation to which no particle gives a positive likelihood. The engine is unchanged."""
+    """An observation that model and prior cannot explain. The engine is unchanged."""
 
 
 class JournalError(SmcssmError, OSError):

@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from smcssm import grid
 from smcssm.core import AbstractModel, Observation
 from smcssm.errors import InputError
+from smcssm.grid import Step
 
 
 class Clock(NamedTuple):
-    """Time so far: the last time stamp, and the spacing of a regular series; None before they are known."""
+    """Time so far: the last time stamp, and the steps that a regular series may have, none before they are known."""
 
     taken: int = 0
     last: Any = None
-    period: Any = None
+    steps: tuple[Step, ...] = ()
 
 
 class Layout(NamedTuple):
@@ -53,7 +55,7 @@ def to_block(  # noqa: PLR0913
     if frame is not None:
         time = _column(frame, time) if isinstance(time, str) else time
         inputs = _columns(frame, model.input_names, "input") if inputs is None and model.input_names else inputs
-        ys = _channels(frame, model.channel_names)
+        ys = _channels(frame, model.channel_names, named=isinstance(ys, Mapping))
     y = _matrix("y", ys, model.channel_names)
     n = len(y)
     v = _inputs(model, inputs, n)
@@ -123,16 +125,18 @@ def _frame(data: Any) -> Any:
 
 def _check_index(data: Any, time: Any) -> None:
     """Refuse a pandas index of dates that says something else than one step per row; it is not used otherwise."""
-    stamps = getattr(getattr(data, "index", None), "asi8", None)
-    if stamps is None or time is not None or len(stamps) < 2:
+    index = getattr(data, "index", None)
+    numbers = getattr(index, "asi8", None)
+    if index is None or numbers is None or time is not None or len(numbers) < 2:
         return
-    gaps = np.diff(stamps)
-    if gaps.min() <= 0 or gaps.min() != gaps.max():
-        what = "goes back or stands still" if gaps.min() <= 0 else "is not evenly spaced"
-        raise InputError(
-            f"the index {what} at row {int(np.argmax((gaps <= 0) if gaps.min() <= 0 else gaps != gaps[0])) + 1}: sort "
-            "it and put it on a grid, with NaN where nothing was observed; or give time="
+    gaps = np.diff(numbers)
+    if gaps.min() <= 0:
+        raise InputError(f"the index goes back or stands still at row {int(np.argmax(gaps <= 0)) + 1}: sort it")
+    if gaps.min() != gaps.max() and index.freq is None:  # in local time a day may have 23 hours
+        stamps = (
+            index.tz_localize(None).to_numpy("datetime64[ns]") if hasattr(index, "tz_localize") else index.to_numpy()
         )
+        _fitting(stamps, (), "the index is irregular")
 
 
 def _column(frame: dict[str, Any], name: str) -> Any:
@@ -142,9 +146,9 @@ def _column(frame: dict[str, Any], name: str) -> Any:
     return column.to_numpy() if hasattr(column, "to_numpy") else np.asarray(column)
 
 
-def _channels(frame: dict[str, Any], channels: Sequence[str]) -> np.ndarray:
-    """The channels by name; a frame of one column is the channel of a model that has one."""
-    if len(channels) == 1 and len(frame) == 1:
+def _channels(frame: dict[str, Any], channels: Sequence[str], named: bool) -> np.ndarray:
+    """The channels by name; one column, not named by the user in a mapping, is the channel of a model that has one."""
+    if len(channels) == 1 and len(frame) == 1 and not named:
         return np.stack([_numbers(name, column) for name, column in frame.items()], axis=1)
     return _columns(frame, channels, "channel")
 
@@ -260,30 +264,31 @@ def _elapsed(clock: Clock, time: Any, n: int, continuous: bool) -> tuple[np.ndar
         row = int(np.argmax(backwards))
         raise InputError(f"time goes back or stands still at row {row}: {stamps[row]} after {stamps[row] - gaps[row]}")
     if continuous and numeric:
-        return gaps.astype(float), Clock(clock.taken + n, stamps[-1], None)
-    return _on_grid(clock, stamps, gaps, first)
+        return gaps.astype(float), Clock(clock.taken + n, stamps[-1])
+    return _on_grid(clock, stamps, first)
 
 
-def _on_grid(clock: Clock, stamps: np.ndarray, gaps: np.ndarray, first: bool) -> tuple[np.ndarray, Clock]:
+def _on_grid(clock: Clock, stamps: np.ndarray, first: bool) -> tuple[np.ndarray, Clock]:
     """Unit steps of a series that must be regular."""
-    steps = gaps[1:] if first else gaps
-    period = clock.period if clock.period is not None else (steps[0] if len(steps) else None)
-    if period is not None:
-        off = np.abs(steps / period - 1.0) > 1e-6
-        if off.any():
-            row = int(np.argmax(off)) + int(first)
-            raise InputError(
-                f"irregular time at row {row}: {_told(gaps[row])} after the previous observation, where the series has "
-                f"one every {_told(period)}. Put the series on its grid, with NaN where nothing was observed"
-            )
     dt = np.ones(len(stamps))
     dt[: int(first)] = 0.0
-    return dt, Clock(clock.taken + len(stamps), stamps[-1], period)
+    through = stamps if first else np.concatenate([np.asarray([clock.last], stamps.dtype), stamps])
+    steps = _fitting(through, clock.steps, "irregular time", int(first)) if len(through) > 1 else ()
+    return dt, Clock(clock.taken + len(stamps), stamps[-1], steps)
 
 
-def _told(gap: Any) -> str:
-    """A gap as people say it."""
-    return str(gap.astype("timedelta64[us]").item()) if isinstance(gap, np.timedelta64) else f"{gap:g}"
+def _fitting(stamps: np.ndarray, steps: tuple[Step, ...], complaint: str, offset: int = 1) -> tuple[Step, ...]:
+    """Those of the steps, or of all from the first stamp to the second, that lead through all stamps; at least one."""
+    steps = steps or grid.steps(*stamps[:2])
+    fits = [grid.follows(stamps, step) for step in steps]
+    if left := tuple(step for step, fit in zip(steps, fits, strict=True) if fit.all()):
+        return left
+    at, step = max((int(np.argmin(fit)), i) for i, fit in enumerate(fits))  # of the one that leads farthest
+    here, there, expected = map(grid.written, (*stamps[at : at + 2], grid.add(stamps[at], steps[step])))
+    raise InputError(
+        f"{complaint} at row {at + offset}: {there} after {here}, where a step of {grid.told(steps[step])} leads to "
+        f"{expected}. Put the series on its grid, with NaN where nothing was observed"
+    )
 
 
 def _stamps(time: Any, n: int) -> np.ndarray:

@@ -20,7 +20,8 @@ class StepInfo:
         log_predictive: log p(y_t | y_1:t-1), jointly over the channels that are present.
         predictive_mean: mean of the one-step predictive; a number for a model of one channel, else one per channel.
         predictive_sd: its standard deviation.
-        pit: probability integral transform of y_t, uniform on (0, 1) for a calibrated model; NaN where y is missing.
+        pit: probability integral transform of y_t, uniform on (0, 1) for a calibrated model; NaN where y is missing
+            or was taken as missing.
         ess: effective sample size of the hyperparameter population after y_t, before any move.
         moved: whether the population was resampled and moved.
         acceptance: mean acceptance rate of the move; NaN without one.

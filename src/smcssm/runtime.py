@@ -79,8 +79,8 @@ class Runtime:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(self.n_series))
         return jax.random.key_data(keys)
 
-    def blank(self) -> Observation:
-        """A record of nothing."""
+    def blank(self, noise_sd: bool = False) -> Observation:
+        """A record of nothing, with room for a ``noise_sd`` or without."""
         model, dtype = self.model, np.dtype(self.smc.dtype)
         ny, nv, s = len(model.channel_names), len(model.input_names), self.n_series
         return Observation(
@@ -89,6 +89,7 @@ class Runtime:
             dt=np.zeros(s, dtype),
             index=np.zeros(s, np.int64),
             inputs=np.zeros((nv, s), dtype) if nv else None,
+            noise_sd=np.zeros((ny, s), dtype) if noise_sd else None,
         )
 
     def assimilate[T](
@@ -143,21 +144,36 @@ class Runtime:
         self, population: Population, pending: PyTree, part: Observation
     ) -> tuple[Population, PyTree, Row, Any]:
         """Rows of a part up to the first that needs the host, and what the host then does."""
-        count = len(part.dt)
+        count, length = len(part.dt), len(self.history)
         take = pad(part, BLOCK)
         feed = self.schedule.feed(self.smc, pending, self.history, take, count)
-        state, pending, report = self._run(population, pending, take, feed, np.int64(count))
-        population = with_stepped(population, state)
+        state, following, report = self._run(population, pending, take, feed, np.int64(count))
+        taken = with_stepped(population, state)
         rows, due = unpack(np.asarray(report), len(self.channels), self.n_series)
         done, last = len(rows.ess), rows.status[-1]
         if self.smc.impossible == "error" and (last == Status.IMPOSSIBLE).any():
-            self._refuse(part, done - 1)
+            self._refuse(part, done - 1, "has likelihood zero for every particle")
         self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), self._kept(done), rows.pooled)
         if not due.any():
-            return population, pending, rows, None
-        pending, population, move = self.schedule.act(self.smc, pending, population, self.history, due)
-        rows.log_evidence[-1], rows.quantiles[-1] = map(np.asarray, compiled(_after_move, self.smc)(population))
-        rows.status[-1] = np.maximum(_settled(last, population), 0 if move is None else move.status)
+            return taken, following, rows, None
+        try:
+            following, taken, move = self.schedule.act(self.smc, following, taken, self.history, due)
+        except ImpossibleObservationError as error:
+            if self.smc.impossible == "error":
+                self._refuse(part, done - 1, str(error))
+            self.history.truncate(length)
+            return self._advance_without(population, pending, part, done - 1)
+        rows.log_evidence[-1], rows.quantiles[-1] = map(np.asarray, compiled(_after_move, self.smc)(taken))
+        rows.status[-1] = np.maximum(_settled(last, taken), 0 if move is None else move.status)
+        return taken, following, rows, move
+
+    def _advance_without(
+        self, population: Population, pending: PyTree, part: Observation, i: int
+    ) -> tuple[Population, PyTree, Row, Any]:
+        """The same with row i taken as missing; the rows before it needed nothing from the host, nor do they now."""
+        part = _without(part, np.arange(i + 1)[:, None] == i)
+        population, pending, rows, move = self._advance(population, pending, part)
+        rows.status[i] = Status.IMPOSSIBLE
         return population, pending, rows, move
 
     def _kept(self, done: int) -> int:
@@ -167,12 +183,13 @@ class Runtime:
             return done
         return min(done, max(0, needed - len(self.history)))
 
-    def _refuse(self, part: Observation, i: int) -> None:
-        values = part.y[i, :, 0][part.mask[i, :, 0]]
+    def _refuse(self, part: Observation, i: int, why: str) -> None:
+        taken = int(part.index[i].max())
+        row = f" (row {taken - self.state.clock.taken})" if taken > self.state.clock.taken or len(part.dt) > 1 else ""
+        values = ", ".join(f"{v:g}" for v in part.y[i, :, 0][part.mask[i, :, 0]])
         raise ImpossibleObservationError(
-            f"observation {int(part.index[i].max())} with value {', '.join(f'{v:g}' for v in values)} has likelihood "
-            "zero for every particle. The engine is unchanged: give NaN for a value that is wrong, or build the engine "
-            'with impossible="missing" to treat such values as missing'
+            f"observation {taken + 1}{row} with value {values} {why}. The engine is unchanged: give NaN for a value "
+            'that is wrong, or build the engine with impossible="missing" to treat such values as missing'
         )
 
     def copy(self, seed: int | None) -> Runtime:
@@ -192,10 +209,11 @@ class Runtime:
         with self._alone(), jax.enable_x64(True):
             self.state, self.history = self._fresh(seed), History()
 
-    def warmup(self) -> None:
+    def warmup(self, noise_sd: bool) -> None:
         """Compile everything that a stream will need, without touching the state."""
         with self.lock, jax.enable_x64(True):
-            state, blank = self.state, self.blank()
+            state = self.state
+            blank = self.blank(noise_sd if state.layout is None else state.layout.noise_sd)
             part = jax.tree.map(lambda leaf: leaf[None], blank)
             history = History()
             history.append(part, 1)

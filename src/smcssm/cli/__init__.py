@@ -54,14 +54,21 @@ def stream(  # noqa: PLR0913
     model: Annotated[str, typer.Option(help='A name, or a sum: "level+seasonal:12+noise"; see `smcssm models`.')],
     column: Annotated[list[str], typer.Option(help="Column of the observations; once per channel of the model.")],
     time: Annotated[
-        str | None, typer.Option(help="Column of the times: numbers or ISO 8601. Steps left out become missing values.")
+        str | None,
+        typer.Option(
+            help="Column of the times: numbers or ISO 8601, evenly spaced or by months or business days, which the "
+            "first 20 show, held back. Steps left out become missing values."
+        ),
     ] = None,
     format: Annotated[
         Literal["auto", "csv", "jsonl"], typer.Option(help="auto: by the file's suffix, else by the first line.")
     ] = "auto",
     on_error: Annotated[
         Literal["skip", "missing", "fail"],
-        typer.Option(help="A line that cannot be taken: leave it out, count it as a missing value, or stop (exit 1)."),
+        typer.Option(
+            help="A line that cannot be taken: leave it out (and stop, exit 1, when these are most), count it as a "
+            "missing value, or stop (exit 1)."
+        ),
     ] = "skip",
     scale: Annotated[
         float | None,

@@ -2,60 +2,88 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 
 from smcssm.errors import InputError
+from smcssm.grid import Stamp, Step, add, between, steps, told, written
 
 MOST = 10_000
 
 
 class Grid:
-    """The grid that times of regular observations lie on: its spacing is that of the first two."""
+    """The grid that times of regular observations lie on."""
 
     def __init__(self, continuous_time: bool) -> None:
         self._continuous = continuous_time
-        self._last: Any = None
-        self._period: Any = None
+        self._last: Stamp | None = None
+        self.step: Step | None = None
 
-    def skipped(self, moment: Any) -> list[Any]:
+    def free(self, moment: Any) -> bool:
+        """Whether any time will do: the model takes the number as it is."""
+        return self._continuous and isinstance(moment, float)
+
+    def learn(self, moments: list[Stamp]) -> None:
+        """Find the step from the first times; of two kinds of time the first one counts."""
+        alike = sorted({m for m in moments if isinstance(m, float) == isinstance(moments[0], float)})
+        if len(alike) > 1 and not self.free(alike[0]):
+            self.step = step_of(alike)
+
+    def skipped(self, moment: Stamp) -> list[Stamp]:
         """The times between the last observation and this one.
 
         Raises:
             InputError: if time goes back or stands still, leaves the grid, or jumps absurdly far.
         """
-        if self._last is None or (self._continuous and isinstance(moment, float)):
+        last, step = self._last, self.step
+        if last is None:
             return []
-        if isinstance(moment, float) != isinstance(self._last, float):
-            raise InputError(
-                f"time {written(moment)}: numbers and dates do not mix, the last was {written(self._last)}"
-            )
-        gap = moment - self._last
-        if not gap > gap * 0:
-            raise InputError(f"time goes back or stands still: {written(moment)} after {written(self._last)}")
-        if self._period is None:
+        if isinstance(moment, float) != isinstance(last, float):
+            raise InputError(f"time {written(moment)}: numbers and dates do not mix, the last was {written(last)}")
+        if self.free(moment):
             return []
-        steps = gap / self._period
-        if abs(steps - round(steps)) > 1e-6:
-            told = f"time {written(moment)} is {steps:g} steps after {written(self._last)}"
-            raise InputError(f"{told}, not on the grid that the first two times span")
-        if steps > MOST:
-            raise InputError(f"time jumps {steps:.0f} steps ahead, from {written(self._last)} to {written(moment)}")
-        return [self._last + (i + 1) * self._period for i in range(round(steps) - 1)]
+        if not moment > last:
+            raise InputError(f"time goes back or stands still: {written(moment)} after {written(last)}")
+        if step is None:
+            return []
+        if (far := steps_to(last, moment, step)) > MOST:
+            raise InputError(f"time jumps {far:.0f} steps ahead, from {written(last)} to {written(moment)}")
+        passed = between(last, moment, step)
+        if passed is None:
+            found = f"time {written(moment)} is about {far:.3g} steps after {written(last)}"
+            raise InputError(f"{found}, not on the grid of one every {told(step)}")
+        return passed
 
-    def accept(self, moment: Any) -> None:
+    def accept(self, moment: Stamp | None) -> None:
         """The engine has taken an observation at this time."""
         if moment is None:
             return
-        if self._last is not None and self._period is None:
-            self._period = moment - self._last
-        self._last = np.float64(moment).item() if isinstance(moment, float) else moment
+        if self._last is not None and self.step is None:
+            self.step = moment - self._last
+        self._last = moment
 
 
-def written(moment: Any) -> Any:
-    """A time as JSON: a number, or ISO 8601 without needless zeros."""
-    if isinstance(moment, float):
-        return moment
-    text = str(moment)
-    return text.rstrip("0").rstrip(".") if "." in text else text
+def steps_to(a: Stamp, b: Stamp, step: Step) -> float:
+    """About how many steps lead from one stamp to the other."""
+    return (b - a) / (add(a, step) - a)
+
+
+def step_of(stamps: list[Stamp]) -> Step:
+    """The step that leads to most of these, and of several such the one that leaves the fewest out.
+
+    Candidates are the steps of a calendar between neighbours, and the smallest gap: of those seen twice if there are
+    any, since one wrong time alone makes a small gap as well.
+    """
+    gaps = np.sort(np.diff(stamps))
+    twice = gaps[:-1][np.diff(gaps) <= 1e-6 * gaps[:-1]]
+    even = twice[0] if len(twice) else gaps[0]
+    pairs = list(itertools.pairwise(stamps))
+    candidates = [even, *dict.fromkeys(step for pair in pairs for step in steps(*pair)[1:])]
+
+    def cost(step: Step) -> tuple[int, int]:
+        passed = [between(*pair, step) if steps_to(*pair, step) <= MOST else None for pair in pairs]
+        return passed.count(None), sum(len(p) for p in passed if p is not None)
+
+    return min(candidates, key=cost)

@@ -17,11 +17,12 @@ import numpy as np
 from rich.console import Console, Group
 
 from smcssm.cli import catalogue, tables
-from smcssm.cli.clock import Grid, written
+from smcssm.cli.clock import Grid
 from smcssm.cli.rows import Columns, Row, count, format_of, rows
 from smcssm.core import AbstractModel
 from smcssm.engine import Engine
 from smcssm.errors import ModelError, SmcssmError
+from smcssm.grid import told, written
 from smcssm.record import StepInfo
 
 HELD_BACK = 20
@@ -41,7 +42,7 @@ class Settings(NamedTuple):
 
 
 class Rejected(Exception):
-    """A line that cannot be taken, where that ends the run."""
+    """A line that cannot be taken, where that ends the run; the text says why it does."""
 
 
 class Session:
@@ -57,6 +58,7 @@ class Session:
         self.grid = Grid(blank.continuous_time)
         self.engine: Engine | None = None
         self.log_evidence, self.missing, self.rejected, self.moves = 0.0, 0, 0, 0
+        self.lines, self.lost = 0, 0
         _check(settings, blank)
 
     def run(self, path: Path, kind: str) -> int:
@@ -68,14 +70,15 @@ class Session:
                 found = rows(itertools.chain([first], lines), format_of(path, kind, first), self.columns)
                 for row in self._begin(self._accepted(found)):
                     self._take(row)
+                self._stop_where_most_are_lost()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has no reader either
             return 0
         except KeyboardInterrupt:
             code = 130
-        except Rejected:
+        except Rejected as reason:
             code = 1
-            self.err.print("stopped: --on-error fail")
+            self.err.print(f"stopped: {reason}", markup=False)
         if self.engine is None or self.engine.t == 0:
             self.err.print("no observation was taken")
             return code or 1
@@ -85,6 +88,7 @@ class Session:
     def _accepted(self, found: Iterable[Row]) -> Iterator[Row]:
         """Rows that were understood; the others are reported, and left out or counted as missing."""
         for row in found:
+            self.lines += 1
             if row.complaint is None:
                 yield row
             else:
@@ -93,16 +97,39 @@ class Session:
                     yield row
 
     def _begin(self, found: Iterator[Row]) -> Iterator[Row]:
-        """Hold back as many rows as the prior needs, build the engine, let them go."""
-        want, held = self.settings, []
+        """Hold back as many rows as prior and grid need, build the engine, let them go."""
+        want, held, stop = self.settings, [], None
         enough = HELD_BACK if want.scale is None else int(want.initial_mean is None)
         values: list[tuple[float, ...]] = []
-        while len(values) < enough and (row := next(found, None)) is not None:
-            held.append(row)
-            values += [] if any(map(math.isnan, row.values)) else [row.values]
+        moments: list[Any] = []
+        try:
+            while len(values) < enough or self._waits(moments):
+                held.append(row := next(found))
+                values += [] if any(map(math.isnan, row.values)) else [row.values]
+                moments += [] if row.time is None else [row.time]
+        except StopIteration:
+            pass
+        except Rejected as reason:  # what is good before it is taken first
+            stop = reason
         if held or enough == 0:
-            self.engine = self._engine(np.reshape(values, (-1, len(self.columns.channels))))
-        return itertools.chain(held, found)
+            self._learn(moments)
+            try:
+                self.engine = self._engine(np.reshape(values, (-1, len(self.columns.channels))))
+            except ModelError as error:
+                raise stop or error from None
+        yield from held
+        if stop is not None:
+            raise stop
+        yield from found
+
+    def _waits(self, moments: list[Any]) -> bool:
+        """Whether the step from one time to the next is still to be found."""
+        return self.columns.time is not None and len(moments) < HELD_BACK and not any(map(self.grid.free, moments))
+
+    def _learn(self, moments: list[Any]) -> None:
+        self.grid.learn(moments)
+        if self.grid.step is not None:
+            self.err.print(f"step {told(self.grid.step)}: from the first {len(moments)} times", markup=False)
 
     def _engine(self, values: np.ndarray) -> Engine:
         """An engine whose prior has the scale of the data."""
@@ -137,7 +164,8 @@ class Session:
     def _step(self, row: Row) -> None:
         assert self.engine is not None
         y = row.values[0] if len(row.values) == 1 else list(row.values)
-        info = self.engine.step(y, time=row.time, inputs=list(row.inputs) or None)
+        time = row.time if self.grid.free(row.time) else None  # on the grid one step is one observation
+        info = self.engine.step(y, time=time, inputs=list(row.inputs) or None)
         self.grid.accept(row.time)
         self.log_evidence += info.log_predictive
         self.missing += all(map(math.isnan, row.values))
@@ -151,9 +179,16 @@ class Session:
 
     def _reject(self, line: int | None, complaint: str) -> None:
         self.rejected += 1
+        self.lost += not self._as_missing()
         self._note(line, complaint)
         if self.settings.on_error == "fail":
-            raise Rejected
+            raise Rejected("--on-error fail")
+        if self.lines >= HELD_BACK:
+            self._stop_where_most_are_lost()
+
+    def _stop_where_most_are_lost(self) -> None:
+        if 2 * self.lost > self.lines:
+            raise Rejected(f"{self.lost} of {count(self.lines, 'line')} could not be taken")
 
     def _note(self, line: int | None, text: str) -> None:
         self.err.print(f"line {line}: {text}", markup=False)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool
 from smcssm.core import AbstractLinearGaussian, AbstractPrior, Matrix, Observation, System, Theta
 from smcssm.errors import ModelError
 from smcssm.models.arguments import Numbers, deviations, diagonal, labels, numbers
-from smcssm.models.structural import block_diagonal, noise_sd
+from smcssm.models.structural import block_diagonal, noise_sd, nonnegative
 from smcssm.priors.base import HalfNormal, Independent
 
 
@@ -66,8 +66,8 @@ class ConstantVelocity(AbstractLinearGaussian):
         return {name: jnp.asarray(theta[name]) for name in self.names}
 
     def support(self, theta: Theta) -> Bool[Array, ""]:
-        """Everywhere."""
-        return jnp.asarray(True)
+        """Where no standard deviation is negative."""
+        return nonnegative(theta, self.names)
 
     def initial(self, params: Theta, obs: Observation) -> tuple[Matrix, Matrix]:
         """Independent positions and velocities."""

@@ -7,7 +7,7 @@ Its methods see the whole population: entries of ``theta`` end in ``[s, n]``, le
 
 import abc
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any, ClassVar
 
@@ -25,7 +25,8 @@ class AbstractComponent(eqx.Module):
 
     name: eqx.AbstractVar[str | None]
     parameters: eqx.AbstractVar[Mapping[str, tuple[int, ...]]]
-    """The hyperparameters and their shapes, () for a scalar; without the component's name."""
+    """The hyperparameters and their shapes, () for a scalar; without the component's name. What is called sigma_... is
+    a standard deviation: the support has no negative ones."""
     states: eqx.AbstractVar[tuple[str, ...]]
     """The states, without the component's name."""
     inputs: eqx.AbstractVar[tuple[str, ...]]
@@ -100,6 +101,12 @@ class Structural(AbstractLinearGaussian):
         self.state_names, self.input_names = states, inputs
         self.continuous_time = all(c.continuous_time for c in self.components)
 
+    @property
+    def deviations(self) -> tuple[str, ...]:
+        """The hyperparameters that are standard deviations."""
+        own = [_full(c, p) for c in self.components for p in c.parameters if p.startswith("sigma_")]
+        return (*own, "sigma_obs") if self.noise is not None else tuple(own)
+
     def __add__(self, other: object) -> "Structural":
         """Append a component, noise, or the parts of another sum."""
         return _sum(self, other)
@@ -109,9 +116,9 @@ class Structural(AbstractLinearGaussian):
         return {name: jnp.asarray(theta[name]) for name in self.names}
 
     def support(self, theta: Theta) -> Bool[Array, ""]:
-        """Whether every component accepts its hyperparameters."""
+        """Whether no standard deviation is negative, and every component accepts its hyperparameters."""
         accepted = [jnp.asarray(c.support(_own(c, theta))) for c in self.components]
-        return reduce(operator.and_, accepted)
+        return reduce(operator.and_, accepted, nonnegative(theta, self.deviations))
 
     def initial(self, params: Theta, obs: Observation) -> tuple[Matrix, Matrix]:
         """Blocks of all components."""
@@ -138,6 +145,11 @@ class Structural(AbstractLinearGaussian):
         if self.noise is not None:
             marginals["sigma_obs"] = HalfNormal(scale)
         return Independent(marginals)
+
+
+def nonnegative(theta: Theta, names: Sequence[str]) -> Bool[Array, ""]:
+    """Whether none of these is negative."""
+    return reduce(operator.and_, [jnp.all(theta[name] >= 0) for name in names], jnp.asarray(True))
 
 
 def noise_sd(sigma: Any, obs: Observation, channel: int) -> Any:

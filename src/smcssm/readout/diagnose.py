@@ -304,6 +304,7 @@ def _lineages(snapshot: Snapshot) -> Iterator[Item]:
 
 def _between(values: np.ndarray, w: np.ndarray) -> float:
     """Standard deviation of the runs' means over that of the posterior within runs."""
+    values = np.where(w > 0, values, 0.0)
     means = np.sum(w * values, axis=-1)
     within = np.sqrt(np.mean(np.sum(w * (values - means[:, None]) ** 2, axis=-1)))
     return float(means.std(ddof=1) / within) if within > 0 else 0.0

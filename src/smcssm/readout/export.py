@@ -64,12 +64,12 @@ def _nothing(n_channels: int, n_hyperparameters: int) -> dict[str, np.ndarray]:
     return columns | {"quantiles": np.zeros((0, n_hyperparameters, len(RECORDED_QUANTILES)))}
 
 
-def to_arviz(snapshot: Snapshot, draws: int = 1000, seed: int = 0) -> xr.DataTree:
+def to_arviz(snapshot: Snapshot, draws: int, seed: int = 0) -> xr.DataTree:
     """The engine's moment as a DataTree: one chain per run, equally weighted draws in random order.
 
     Groups: ``posterior``, ``sample_stats``, ``prior``, ``filtered_state``; ``observed_data`` and ``constant_data`` over
-    the whole history; ``one_step_predictive`` and ``record`` over the steps that are on record. Effective sample sizes
-    that ArviZ computes are of the draws, not of the population: that is ``sample_stats.ess``.
+    the whole history; ``one_step_predictive`` and ``record`` over the steps that are on record. ESS and MCSE of ArviZ
+    count draws, not particles: those of the population are ``sample_stats.ess`` and the ``mcse`` of ``summary``.
     """
     import xarray as xr
 

@@ -34,7 +34,8 @@ def summary(snapshot: Snapshot) -> pd.DataFrame:
 
 
 def _row(values: np.ndarray, w: np.ndarray, groups: int) -> list[float]:
-    """One line of the table from values and weights ``[runs, n]``."""
+    """One line of the table from values and weights ``[runs, n]``; at weight zero a value may be anything."""
+    values = np.where(w > 0, values, 0.0)
     means = np.sum(w * values, axis=-1)
     mean = means.mean()
     sd = np.sqrt(np.mean(np.sum(w * (values - mean) ** 2, axis=-1)))

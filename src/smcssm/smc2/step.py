@@ -50,6 +50,7 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
     status = jnp.maximum(jnp.max(status, axis=-1), jnp.where(new.phi < 1, Status.BRIDGING, Status.OK))
     status = jnp.where(impossible, Status.IMPOSSIBLE, status)
     mean, sd, pit = _mixture(at_full_exponent(population), info)
+    pit = jnp.where(impossible[None], jnp.nan, pit)
     log_evidence, ess, least = reported(new)
     row = Row(log_evidence, mean, sd, pit, ess, least, status, pooled, recorded_quantiles(new))
     return new, row

@@ -9,6 +9,7 @@ where the data keep contradicting constant hyperparameters they do not. The wors
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,9 +25,10 @@ from smcssm.smc2.report import Row
 from smcssm.smc2.sweeps import Moved, Variance
 
 _TOO_FAR = (
-    "after {0} tempering steps only a fraction {1:.1e} of an observation's likelihood could be taken in: it lies "
-    "beyond what model and prior can explain. The engine is unchanged; give the value as NaN, or check its units"
+    "lies beyond what model and prior can explain: after {0} tempering steps only a fraction {1:.1e} of its likelihood "
+    "could be taken in"
 )
+PACE = 10  # rungs over which the pace of a climb is measured
 
 
 class MoveReport(NamedTuple):
@@ -108,18 +110,30 @@ class Immediate(AbstractSchedule):
         self, smc: SMC2, pending: PyTree[Array], population: Population, history: History, due: Bool[np.ndarray, " s"]
     ) -> tuple[PyTree[Array], Population, MoveReport]:
         """Resample, move, and climb to phi = 1."""
-        report = MoveReport.start(population, due)
+        report, climbed = MoveReport.start(population, due), [_log_phi(population)]
         since = np.where(np.asarray(population.phi) < 1, len(history) - 1, len(history))
         while due.any():
-            if report.rungs == self.max_rungs:
-                raise ImpossibleObservationError(_TOO_FAR.format(report.rungs, np.min(population.phi)))
+            if self._out_of_reach(climbed):
+                raise ImpossibleObservationError(_TOO_FAR.format(report.rungs, math.exp(climbed[-1])))
             population, moved = smc.kernel.move(
                 smc, population, history, since, due, rung=report.rungs, max_sweeps=self.max_sweeps
             )
             report = report.rung(moved, due)
             population, due = compiled(climb, smc)(population, due)
             due = np.asarray(due)
+            climbed.append(_log_phi(population))
         return pending, compiled(sort_marginals, smc)(population), report.end()
+
+    def _out_of_reach(self, climbed: list[float]) -> bool:
+        """Whether log phi, given after each rung, would not be 0 at the last rung at four times its present pace.
+
+        Each rung goes over all of history, so that hopeless ones are dear. Paces fall, but may pick up again under a
+        prior with an upper bound: fourfold is more than outliers of up to 1e9 sd needed in trials.
+        """
+        left = self.max_rungs - (len(climbed) - 1)
+        if left == 0 or len(climbed) <= PACE:
+            return left == 0
+        return -climbed[-1] > 4 * left * (climbed[-1] - climbed[-1 - PACE]) / PACE
 
     def warmup(self, smc: SMC2, pending: PyTree[Array], population: Population, history: History) -> None:
         """A move, thrown away."""
@@ -134,3 +148,8 @@ def wants_move(smc: SMC2, population: Population) -> Bool[Array, " s"]:
     """Where the ESS is low or a surprise is waiting."""
     low = effective_sample_size(population.log_weight) < smc.ess_threshold * population.log_weight.shape[-1]
     return low | (population.phi < 1)
+
+
+def _log_phi(population: Population) -> float:
+    """Of the series that is farthest behind."""
+    return math.log(np.min(np.asarray(population.phi)))
