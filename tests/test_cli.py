@@ -540,3 +540,18 @@ def test_demo_writes_its_files(tmp_path):
         for what in ("forecast", "hyperparameters", "moves", "pit")
     }
     assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"nile.nc", "buoy.nc"}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("immediate", ss.Immediate), ("paced", ss.Paced), ("jitter", ss.Jitter)])
+def test_the_schedule_is_the_one_asked_for(monkeypatch, name, kind):
+    class Built(Exception):
+        """Instead of an engine."""
+
+    def build(model, prior, *, schedule, **options):
+        raise Built(schedule)
+
+    monkeypatch.setattr(session, "Engine", build)
+    settings = session.Settings("local-level", Columns(("temp",)), scale=1.0, initial_mean=0.0, schedule=name)
+    with pytest.raises(Built) as caught:
+        next(session.Session(settings)._begin(iter([Row(0, (1.0,))])))
+    assert isinstance(caught.value.args[0], kind)

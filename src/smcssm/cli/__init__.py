@@ -81,6 +81,13 @@ def stream(  # noqa: PLR0913
     ] = None,
     initial_sd: Annotated[float | None, typer.Option(help="Its standard deviation; default: the scale.")] = None,
     particles: Annotated[int, typer.Option(help="Number of hyperparameter particles.", min=2)] = 1000,
+    schedule: Annotated[
+        Literal["immediate", "paced", "jitter"],
+        typer.Option(
+            help="immediate: now and then a line waits for a pass over all before it; paced: no line does; jitter: "
+            "nor is anything kept in memory, but the posterior is biased."
+        ),
+    ] = "immediate",
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
 ) -> None:
     """Feed a CSV or JSON-lines stream to an engine: one JSON line out per observation, as soon as it is in.
@@ -95,7 +102,8 @@ def stream(  # noqa: PLR0913
     from smcssm.cli.session import Session, Settings
     from smcssm.errors import SmcssmError
 
-    settings = Settings(model, Columns(tuple(column), time), on_error, scale, initial_mean, initial_sd, particles, seed)
+    columns = Columns(tuple(column), time)
+    settings = Settings(model, columns, on_error, scale, initial_mean, initial_sd, particles, seed, schedule)
     try:
         code = Session(settings).run(file, format)
     except (SmcssmError, OSError) as error:

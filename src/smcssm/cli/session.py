@@ -24,8 +24,10 @@ from smcssm.engine import Engine
 from smcssm.errors import ModelError, SmcssmError
 from smcssm.grid import told, written
 from smcssm.record import StepInfo
+from smcssm.schedules import Immediate, Jitter, Paced
 
 HELD_BACK = 20
+SCHEDULES = {"immediate": Immediate, "paced": Paced, "jitter": Jitter}
 
 
 class Settings(NamedTuple):
@@ -39,6 +41,7 @@ class Settings(NamedTuple):
     initial_sd: float | None = None
     particles: int = 1000
     seed: int = 0
+    schedule: str = "immediate"
 
 
 class Rejected(Exception):
@@ -142,7 +145,8 @@ class Session:
         means = np.median(values, axis=0) if want.initial_mean is None else [want.initial_mean] * values.shape[1]
         sd = scale if want.initial_sd is None else want.initial_sd
         model = self.build(catalogue.Start(tuple(map(float, means)), sd))
-        engine = Engine(model, model.default_prior(scale), n_particles=want.particles, seed=want.seed, record=None)
+        prior, when = model.default_prior(scale), SCHEDULES[want.schedule]()
+        engine = Engine(model, prior, n_particles=want.particles, schedule=when, seed=want.seed, record=None)
         with self.err.status("compiling"):  # seen on a terminal only
             engine.warmup()
         return engine
