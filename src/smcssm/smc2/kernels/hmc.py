@@ -22,7 +22,7 @@ class HMC(AbstractGradient):
     n_steps: int
     goal: float
 
-    def __init__(self, n_steps: int = 4, goal: float = 0.8) -> None:
+    def __init__(self, n_steps: int = 8, goal: float = 0.8) -> None:
         self.n_steps, self.goal = whole("HMC(n_steps)", n_steps), share("HMC(goal)", goal)
 
     def steps(self, size: int) -> tuple[float, float]:

@@ -23,7 +23,7 @@ class NUTS(AbstractGradient):
     max_depth: int
     goal: float
 
-    def __init__(self, max_depth: int = 3, goal: float = 0.8) -> None:
+    def __init__(self, max_depth: int = 3, goal: float = 0.9) -> None:
         self.max_depth, self.goal = whole("NUTS(max_depth)", max_depth), share("NUTS(goal)", goal)
 
     def steps(self, size: int) -> tuple[float, float]:

@@ -1,0 +1,110 @@
+"""What a move costs and how well it mixes: Metropolis, MALA, HMC, NUTS and WasteFree on the same streams.
+
+The unit is one replay: one pass of the filter over history for the whole population, timed in the same run. CPU
+seconds of the process, the least of several, so that a busy machine disturbs little. ``--json FILE`` keeps the figures.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import smcssm as ss
+from smcssm.smc2.adapt import compiled
+from smcssm.smc2.challengers import replay
+from smcssm.smc2.kernels.gradient import slope_at
+from smcssm.smc2.kernels.metropolis import propose
+
+MODELS = {
+    "local level": lambda: ss.models.LocalLevel(0.0, 10.0),
+    "trend": lambda: ss.models.LocalLinearTrend(initial_sd=(10.0, 1.0)),
+    "AR(2) + noise": lambda: ss.models.AR(2) + ss.models.Noise(),
+    "level + AR(4) + noise": lambda: ss.models.Level(0.0, 10.0) + ss.models.AR(4) + ss.models.Noise(),
+}
+MOVES = {
+    "Metropolis": ss.moves.Metropolis,
+    "random walk": lambda: ss.moves.Metropolis("random_walk"),
+    "MALA": ss.moves.MALA,
+    "HMC": ss.moves.HMC,
+    "NUTS": ss.moves.NUTS,
+    "WasteFree": ss.moves.WasteFree,
+}
+
+
+def stream(t: int) -> np.ndarray:
+    """A drifting level, a stationary AR(2) and noise; every 17th value missing."""
+    rng = np.random.default_rng(0)
+    u = np.zeros(t)
+    for i in range(2, t):
+        u[i] = 0.9 * u[i - 1] - 0.3 * u[i - 2] + 0.7 * rng.standard_normal()
+    y = np.cumsum(0.2 * rng.standard_normal(t)) + u + 0.5 * rng.standard_normal(t)
+    y[::17] = np.nan
+    return y
+
+
+def least(f, repeats: int = 7) -> float:
+    """CPU seconds."""
+    jax.block_until_ready(f())
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        jax.block_until_ready(f())
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def run(model: str, move: str, t: int, n: int, runs: int) -> dict[str, float]:
+    """Figures of one move on one stream."""
+    engine = ss.Engine(MODELS[model](), n_particles=n, runs=runs, move=MOVES[move](), record=None, seed=1)
+    y, moves = stream(t), []
+    for value in y:
+        if engine.step(value).moved:
+            moves.append(engine._runtime.state.last_move)
+    sweeps = np.concatenate([m.sweeps[m.due] for m in moves])
+    acceptance = np.concatenate([m.acceptance[m.due] for m in moves])
+    slow = np.concatenate([m.status[m.due] == ss.Status.SLOW_MIXING for m in moves])
+    smc, population, history = engine._runtime.smc, engine._runtime.state.population, engine._runtime.history
+    with jax.enable_x64(True):
+        since, due, counters = np.full(runs, t), np.ones(runs, bool), (np.int64(0), np.int64(0))
+        proposal = ss.moves.Metropolis("independent").proposals[0]
+        start, _ = compiled(propose, smc, proposal)(population, history.first, *counters)
+        unit = least(lambda: replay(smc, population, start, history, since, *counters).log_lik)
+        view = jax.device_put(history.view(since))
+        gradient = least(lambda: compiled(slope_at, smc)(population, view, np.int64(0)).value)
+        whole = least(lambda: smc.kernel.move(smc, population, history, since, due, rung=0, max_sweeps=1)[0].z, 3)
+    return {
+        "d": smc.prior.size,
+        "replay_ms": 1e3 * unit,
+        "gradient": gradient / unit,
+        "one_sweep": whole / unit,
+        "moves": len(sweeps) / runs,
+        "sweeps": float(sweeps.mean()),
+        "acceptance": float(acceptance.mean()),
+        "slow": float(slow.mean()),
+        "spread": float(engine.snapshot().log_evidence().std(ddof=1)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--moves", nargs="+", default=list(MOVES))
+    parser.add_argument("--length", type=int, default=500)
+    parser.add_argument("--particles", type=int, default=256)
+    parser.add_argument("--runs", type=int, default=8)
+    given, out = parser.parse_args(), []
+    for model in given.models:
+        for move in given.moves:
+            figures = run(model, move, given.length, given.particles, given.runs)
+            out.append({"model": model, "move": move, **figures})
+            print(f"{model:22s} {move:12s}", "  ".join(f"{k} {v:.3g}" for k, v in figures.items()), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(out, indent=1))
+
+
+if __name__ == "__main__":
+    main()
