@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def normalise(log_weight: Float[Array, "... n"]) -> Float[Array, "... n"]:
@@ -24,6 +26,29 @@ def effective_sample_size(log_weight: Float[Array, "... n"]) -> Float[Array, "..
     w = jnp.exp(log_weight - jnp.where(jnp.isfinite(top), top, 0.0))
     total, squares = jnp.sum(w, axis=-1), jnp.sum(w * w, axis=-1)
     return jnp.where(squares > 0, total**2 / jnp.where(squares > 0, squares, 1.0), 0.0)
+
+
+def largest_exponent(
+    log_weight: Float[Array, "... n"],
+    log_factor: Float[Array, "... n"],
+    room: Float[Array, "..."],
+    goal: Float[Array, "..."],
+) -> Float[Array, "..."]:
+    """The largest exponent in (0, room] of a factor at which the ESS reaches ``goal``; bisection on its logarithm."""
+    alive = jnp.where(jnp.isfinite(log_factor), log_weight, -jnp.inf)
+    factor = jnp.where(jnp.isfinite(log_factor), log_factor, 0.0)
+
+    def enough(exponent: Float[Array, "..."]) -> Bool[Array, "..."]:
+        return effective_sample_size(alive + exponent[..., None] * factor) >= goal
+
+    def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        good = enough(room * jnp.exp(middle))
+        return jnp.where(good, middle, low), jnp.where(good, high, middle)
+
+    low, _ = jax.lax.fori_loop(0, 60, halve, (jnp.full_like(room, -690.0), jnp.zeros_like(room)))
+    return jnp.where(enough(room), room, room * jnp.exp(low))
 
 
 def systematic(key: Array, log_weight: Float[Array, " n"]) -> Int[Array, " n"]:

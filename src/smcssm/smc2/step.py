@@ -14,7 +14,6 @@ apart from ``log_lik``, so that a likelihood of exp(-1e10) does not swallow the 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.core import FilterInfo, Observation, Status
-from smcssm.resampling import effective_sample_size, log_mean_weight, normalise
+from smcssm.resampling import effective_sample_size, largest_exponent, log_mean_weight, normalise
 from smcssm.smc2.population import SMC2, Population, Stream, at_full_exponent, at_particles, select, stream, times
 from smcssm.smc2.report import Row, pack, recorded_quantiles
 
@@ -164,22 +163,9 @@ def _exponent_at_surprise(population: Population, increment: Float[Array, "s n"]
 def tempering_exponent(
     log_weight: Float[Array, "s n"], pending: Float[Array, "s n"], room: Float[Array, " s"]
 ) -> Float[Array, " s"]:
-    """The largest exponent in (0, room] that leaves half of the ESS; bisection on its logarithm."""
+    """The largest exponent in (0, room] that leaves half of the ESS."""
     alive = jnp.where(jnp.isfinite(pending), log_weight, -jnp.inf)
-    factor = jnp.where(jnp.isfinite(pending), pending, 0.0)
-    goal = 0.5 * effective_sample_size(alive)
-
-    def enough(exponent: Float[Array, " s"]) -> Bool[Array, " s"]:
-        return effective_sample_size(alive + exponent[:, None] * factor) >= goal
-
-    def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        good = enough(room * jnp.exp(middle))
-        return jnp.where(good, middle, low), jnp.where(good, high, middle)
-
-    low, _ = jax.lax.fori_loop(0, 60, halve, (jnp.full_like(room, -690.0), jnp.zeros_like(room)))
-    return jnp.where(enough(room), room, room * jnp.exp(low))
+    return largest_exponent(alive, pending, room, 0.5 * effective_sample_size(alive))
 
 
 

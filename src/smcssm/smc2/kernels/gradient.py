@@ -28,7 +28,7 @@ from smcssm.smc2.adapt import compiled, from_folds, in_folds, move_key, resample
 from smcssm.smc2.challengers import Challengers, accept, replay
 from smcssm.smc2.kernels.metropolis import fit
 from smcssm.smc2.population import SMC2, Population, fold_in, particles
-from smcssm.smc2.proposals import StudentT
+from smcssm.smc2.proposals import RandomWalk
 from smcssm.smc2.sweeps import Moved, decorrelate
 from smcssm.smc2.target import of_one_particle, value_and_gradient
 
@@ -155,7 +155,7 @@ def propose(
 ) -> tuple[Challengers, Proposed]:
     """One transition of every particle, and filters started where it ends."""
     key, (s, n) = move_key(population, rung, sweep), population.log_lik.shape
-    chol = fit(smc, StudentT(), population).chol
+    chol = fit(smc, RandomWalk(factor=len(population.z) ** 0.5), population)  # the population's own
     inverse = jax.vmap(lambda c: jax.scipy.linalg.solve_triangular(c, jnp.eye(len(c)), lower=True))(chol)
 
     def together(context: Any, u: Float[Array, "p z"]) -> tuple[Float[Array, " p"], Float[Array, "p z"]]:

@@ -22,7 +22,7 @@ from smcssm.history import History
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, move_key, resample, the_others
 from smcssm.smc2.challengers import Challengers, accept, replay
 from smcssm.smc2.population import SMC2, Population, fold_in, particles
-from smcssm.smc2.proposals import RandomWalk, StudentT
+from smcssm.smc2.proposals import Mixture, RandomWalk
 from smcssm.smc2.sweeps import Moved, decorrelate
 
 
@@ -79,8 +79,8 @@ class Metropolis(AbstractKernel):
 def in_turn(proposal: str | AbstractProposal) -> tuple[AbstractProposal, ...]:
     """Proposals by name, for sweeps to take in turn."""
     named = {
-        "auto": (StudentT(), StudentT(), RandomWalk()),
-        "independent": (StudentT(),),
+        "auto": (Mixture(), Mixture(), RandomWalk()),
+        "independent": (Mixture(),),
         "random_walk": (RandomWalk(),),
     }
     if isinstance(proposal, str) and proposal not in named:

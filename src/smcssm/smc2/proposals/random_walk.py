@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smcssm.core import AbstractProposal
-from smcssm.smc2.proposals.student_t import weighted_moments
+from smcssm.smc2.proposals.points import clean
 
 
 class RandomWalk(AbstractProposal):
@@ -26,8 +26,7 @@ class RandomWalk(AbstractProposal):
         scale: Float[Array, " z"],
     ) -> Float[Array, "z z"]:
         """Cholesky factor of the step's covariance."""
-        _, chol = weighted_moments(z, log_weight, scale)
-        return chol * (self.factor / z.shape[0] ** 0.5)
+        return clean(z, log_weight, centre, scale).chol * (self.factor / z.shape[0] ** 0.5)
 
     def propose(self, key: Array, tuning: Float[Array, "z z"], z: Float[Array, "z n"]) -> Float[Array, "z n"]:
         """A Gaussian step from each particle."""

@@ -23,7 +23,7 @@ from smcssm.errors import ModelError
 from smcssm.history import History
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, mixing, move_key, resample
 from smcssm.smc2.population import SMC2, Population, fold_in, log_prior, select, sort_marginals
-from smcssm.smc2.proposals.student_t import weighted_moments
+from smcssm.smc2.proposals.points import clean
 from smcssm.smc2.report import Row
 from smcssm.smc2.schedules.immediate import Immediate, MoveReport, wants_move
 
@@ -115,15 +115,15 @@ def jitter(
 ) -> tuple[Population, Float[Array, " s"], Array]:
     """Resample and jitter the series that are due; what would leave the prior's support stays where it is."""
     z, w, n_series = in_folds(smc, population.z), in_folds(smc, population.log_weight), len(population.t)
-    scale = jnp.repeat(population.scale[..., 0].T, len(z) // n_series, axis=0)
-    mean, chol = jax.vmap(weighted_moments)(z, w, scale)
+    of_prior = (jnp.repeat(a[..., 0].T, len(z) // n_series, axis=0) for a in (population.centre, population.scale))
+    points = jax.vmap(clean)(z, w, *of_prior)
     population = resample(smc, population, due, jnp.zeros((), jnp.int64))
     z = in_folds(smc, population.z)
     keep, spread = kernel.shrinkage(population.z.shape[-1])
     keys = fold_in(move_key(population, 0, 1), 1)
     noise = jnp.stack([jax.random.normal(k, population.z[:, 0].shape, z.dtype) for k in keys], axis=1)
-    centre = keep * z + (1 - keep) * mean[..., None]
-    new = from_folds(centre + spread * chol @ in_folds(smc, noise), n_series)
+    centre = keep * z + (1 - keep) * points.mean[..., None]
+    new = from_folds(centre + spread * points.chol @ in_folds(smc, noise), n_series)
     inside = jnp.isfinite(log_prior(smc, new)) & due[:, None]
     new = jnp.where(inside[None], new, population.z)
     theta = at_each_particle(smc.prior.constrain)(new)
