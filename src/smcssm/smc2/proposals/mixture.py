@@ -17,7 +17,7 @@ for a prior with tails heavier than t_3.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -141,7 +141,7 @@ def _em(
         covariance = (centred * a[:, None]) @ jnp.swapaxes(centred, 1, 2)
         return Fit(jnp.log(share), mean, jnp.linalg.cholesky(covariance + _FLOOR * jnp.eye(d)[None]))
 
-    def iterate(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def iterate(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
         fit = components(*state)
         square = jax.vmap(partial(squared_distance, y))(fit.mean, fit.chol)
         each = jax.vmap(lambda s, chol: log_density(s, chol, _BODY))(square, fit.chol)
