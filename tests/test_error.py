@@ -60,7 +60,8 @@ def test_engines_report_their_error():
     assert 0 < three.log_evidence_sd < 0.5
     assert np.isnan(few.log_evidence_sd)
     evidences = three.snapshot().log_evidence()
-    assert three.log_evidence_sd == pytest.approx(np.exp(evidences).std(ddof=1) / np.exp(evidences).mean() / 3**0.5)
+    relative = np.exp(evidences).std(ddof=1) / np.exp(evidences).mean()
+    assert three.log_evidence_sd == pytest.approx(max(relative, evidences.std(ddof=1)) / 3**0.5)
     for engine in (one, three, few):
         table = engine.summary()
         assert (table["mcse"] > 0).all()

@@ -121,6 +121,32 @@ def test_reports_while_bridging_are_of_the_whole_posterior():
     assert np.all(np.abs(table["mean"].to_numpy() - answer.mean) < 4 * answer.sd / np.sqrt(info.ess) + 0.05)
 
 
+def test_what_is_taken_as_missing_is_missing_for_challengers_too():
+    """At every tenth row, so also in a cycle and on the row at which it is judged."""
+    y = data(200)
+    wild, absent = y.copy(), y.copy()
+    wild[40::10], absent[40::10] = 1e300, np.nan
+    block, stepped, clean = (engine(impossible="missing") for _ in range(3))
+    infos = block.update(wild)
+    clean.update(absent)
+    for value in wild:
+        stepped.step(value)
+    assert (infos.status[40::10] == ss.Status.IMPOSSIBLE).all()
+    for other in (stepped, clean):
+        for a, b in zip(leaves(block), leaves(other), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_challengers_check_the_evidence_while_bridging_too():
+    e = engine(runs=3, n=1000)
+    e.update(data(230, surprises=[(60, 9.0), (63, -14.0)]))
+    state = e._runtime.state
+    assert (np.asarray(state.population.phi) < 1).any()
+    move = state.last_move
+    known = move.due & (move.pareto_k < 0.7)
+    assert (np.abs(move.gap[known]) < 4 * move.gap_sd[known]).all()
+
+
 def work(e):
     """Filter steps of challengers with the last observation, per particle of the population."""
     return int(np.max(np.asarray(e._runtime.state.pending.work))) * SETS

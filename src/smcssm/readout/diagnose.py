@@ -159,8 +159,10 @@ def _challengers(move: Any, moved: np.ndarray) -> Iterator[Item]:
     """The challengers of a paced move as an importance sample of the posterior."""
     off = float(np.max(np.abs(move.gap[moved]) / move.gap_sd[moved]))
     why = "importance sampling by the last challengers contradicts the evidence: more n_particles, or runs=4 to see"
-    yield _judge("evidence against challengers", off, "<=", 4.0, why)
-    yield Item("pareto k of challengers", float(np.max(move.pareto_k[moved])), "<= 0.7", "info")
+    k = float(np.max(move.pareto_k[moved]))
+    judged = _judge("evidence against challengers", off, "<=", 4.0, why)
+    yield judged if k <= 0.7 else judged._replace(verdict="info", remedy="")  # too heavy a tail to say
+    yield Item("pareto k of challengers", k, "<= 0.7", "info")
 
 
 def _weights(snapshot: Snapshot, steps: xr.Dataset | None) -> Iterator[Item]:
@@ -171,7 +173,8 @@ def _weights(snapshot: Snapshot, steps: xr.Dataset | None) -> Iterator[Item]:
     yield _judge("ess now", float(np.min(1 / np.sum(w**2, axis=-1))), ">=", floor, more)
     yield _least(snapshot, steps, floor, more)
     phi = float(np.min(np.asarray(snapshot.population.phi)))
-    yield _judge("tempering exponent", phi, ">=", 1.0, "a surprise is still being absorbed: wait for more observations")
+    absorbed = "a surprise is still being absorbed: wait, and mind info.ess until then; Immediate() absorbs it at once"
+    yield _judge("tempering exponent", phi, ">=", 1.0, absorbed)
     excluded = float(np.max(np.mean(~np.isfinite(np.asarray(snapshot.population.log_weight)), axis=-1)))
     why = "the model is impossible or singular for these particles: a prior that stays away from there"
     yield _judge("share at weight zero", excluded, "<=", 0.5, why)

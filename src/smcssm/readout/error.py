@@ -23,7 +23,8 @@ def log_evidence_sd(snapshot: Snapshot) -> float:
     runs = len(evidences)
     if runs > 1:
         relative = np.exp(evidences - evidences.max())
-        return float(relative.std(ddof=1) / relative.mean() / runs**0.5)
+        relative = relative.std(ddof=1) / relative.mean()  # at most the root of runs, even if one run has it all
+        return float(max(relative, evidences.std(ddof=1)) / runs**0.5)
     return math.nan if snapshot.smc.groups == 1 else float(per_run(snapshot)[0])
 
 

@@ -75,11 +75,18 @@ def resample(smc: SMC2, population: Population, due: Bool[Array, " s"], rung: In
 
 
 def group_variance(smc: SMC2, log_weight: Float[Array, "s n"]) -> Float[Array, " s"]:
-    """Relative variance of the evidence, from the spread between groups; 0 for one group alone."""
+    """Variance of the log evidence, from the spread between groups; 0 for one group alone.
+
+    The relative variance of the evidence cannot be above 1, even if one group has all of it: then the variance of the
+    groups' log evidences is larger, and says so.
+    """
     if smc.groups == 1:
         return jnp.zeros(len(log_weight))
-    share = smc.groups * normalise(log_mean_weight(log_weight.reshape(len(log_weight), smc.groups, -1)))
-    return jnp.var(share, axis=-1, ddof=1) / smc.groups
+    mass = log_mean_weight(log_weight.reshape(len(log_weight), smc.groups, -1))
+    relative = jnp.var(smc.groups * normalise(mass), axis=-1, ddof=1)
+    alive = jnp.all(jnp.isfinite(mass), axis=-1)
+    of_logs = jnp.var(jnp.where(alive[:, None], mass, 0.0), axis=-1, ddof=1)
+    return jnp.maximum(relative, of_logs) / smc.groups
 
 
 def lineage_variance(smc: SMC2, population: Population) -> tuple[Float[Array, " s"], Int[Array, " s"]]:

@@ -143,7 +143,11 @@ def start(
 
 
 def follow(smc: SMC2, cycle: Cycle, row: Row, feed: Feed) -> Cycle:
-    """Note the observation just taken, and take challengers further through history."""
+    """Note the observation just taken, and take challengers further through history.
+
+    What the population has taken as missing, challengers take so too; a surprise must be moved upon afresh.
+    """
+    gone = (row.status == Status.IMPOSSIBLE)[None]
     since = jnp.where(row.pooled, jnp.minimum(cycle.since, feed.total - 1), cycle.since)
     room = jnp.where(cycle.active, jnp.minimum(cycle.budget, feed.total - cycle.at), 0)
     key = jax.random.wrap_key_data(cycle.key)
@@ -151,6 +155,9 @@ def follow(smc: SMC2, cycle: Cycle, row: Row, feed: Feed) -> Cycle:
     def one_row(j: Int[Array, ""], challengers: Challengers) -> Challengers:
         obs, pooled = jax.tree.map(lambda leaf: leaf[j], (feed.rows, feed.pooled))
         newest = cycle.at + j == feed.total - 1
+        blank = newest[None] & gone
+        seen = (jnp.where(blank, 0.0, obs.y).astype(obs.y.dtype), obs.mask & ~blank)
+        obs = eqx.tree_at(lambda o: (o.y, o.mask), obs, seen)
         new = take(smc, key, challengers, obs, jnp.where(newest, row.pooled, pooled))
         return select(j < room, new, challengers)
 
@@ -159,9 +166,9 @@ def follow(smc: SMC2, cycle: Cycle, row: Row, feed: Feed) -> Cycle:
 
     challengers = jax.lax.cond(jnp.any(room > 0), run, lambda: cycle.challengers)
     fresh = row.pooled & cycle.active
-    return replace(
-        cycle, at=cycle.at + room, rows=feed.total, work=room, since=since, fresh=fresh, challengers=challengers
-    )
+    unmoved = jnp.where(row.pooled, 1.0, cycle.unmoved)
+    progress = dict(at=cycle.at + room, rows=feed.total, work=room, challengers=challengers)
+    return replace(cycle, since=since, fresh=fresh, unmoved=unmoved, **progress)
 
 
 def judge(
@@ -170,12 +177,11 @@ def judge(
     """Judge the challengers in the series where they have caught up."""
     n = population.z.shape[-1]
     ess, bridged = effective_sample_size(population.log_weight), population.phi
-    log_prior_and_lik = tempered_log_density(smc, jnp.ones_like(population.phi), cycle.challengers)
     log_q_of = jax.vmap(proposal.log_density)
 
     def one_set(k: Int[Array, ""], carry: tuple) -> tuple:
-        population, begin, unmoved, rate, status = carry
-        population = resample(smc, population, ready, k)
+        population, begin, rose, unmoved, rate, status = carry
+        population = resample(smc, population, rose, k)
         begin = jnp.where(k == 0, population.z, begin)
         z = in_folds(smc, population.z)
         current = from_folds(log_q_of(cycle.tuning, z, z), len(ready))
@@ -189,24 +195,25 @@ def judge(
         unmoved = unmoved * (1 - accepted)
         rise = ready & (population.phi < 1) & (unmoved <= 0.25)
         population, _ = climb(smc, population, rise)
-        return population, begin, jnp.where(rise, 1.0, unmoved), rate + accepted / sets, jnp.maximum(status, trouble)
+        rate, status = rate + accepted / sets, jnp.maximum(status, trouble)
+        return population, begin, rise, jnp.where(rise, 1.0, unmoved), rate, status
 
     nothing = jnp.zeros_like(population.phi), jnp.zeros_like(population.t, jnp.int32) + Status.OK
-    at_first = population, population.z, cycle.unmoved, *nothing
-    population, begin, unmoved, rate, status = jax.lax.fori_loop(0, sets, one_set, at_first)
+    at_first = population, population.z, ready, cycle.unmoved, *nothing
+    population, begin, _, unmoved, rate, status = jax.lax.fori_loop(0, sets, one_set, at_first)
     population = _settle(population, ready)
     correlation, _, distinct = mixing(smc, begin, population)
     again = ready & ((population.phi < 1) | (unmoved > 0.1) | (distinct < 0.5 * n))
     lagging = ess < 0.1 * n
-    k, gap, gap_sd = importance(smc, population, log_prior_and_lik - cycle.log_q)
-    whole = population.phi == 1
-    wrong = whole & jnp.where(k > 0.7, bridged == 1, jnp.abs(gap) > 4 * gap_sd)  # q of a bridge need not fit its end
+    log_target = tempered_log_density(smc, population.phi, cycle.challengers)
+    k, gap, gap_sd = importance(smc, population, log_target - cycle.log_q)
+    wrong = jnp.where(k > 0.7, bridged == 1, jnp.abs(gap) > 4 * gap_sd)  # q of a bridge need not fit its end
     status = jnp.maximum(status, jnp.where(lagging, Status.LAGGING, Status.OK))
     status = jnp.maximum(status, jnp.where(wrong, Status.SUSPECT, Status.OK))
     cycle = replace(
         cycle,
         active=cycle.active & ~ready,
-        since=jnp.where(ready & whole, CLOSED, cycle.since),
+        since=jnp.where(ready & (population.phi == 1), CLOSED, cycle.since),
         unmoved=jnp.where(ready, jnp.where(again, unmoved, 1.0), cycle.unmoved),
         budget=jnp.where(ready & lagging, 2 * cycle.budget, cycle.budget),
     )

@@ -195,7 +195,6 @@ def advance(
     def go_on(carry: tuple) -> Bool[Array, ""]:
         i, _, _, rows, due = carry
         stuck = (i > 0) & jnp.any(_row(rows, jnp.maximum(i - 1, 0)).status == Status.IMPOSSIBLE)
-        stuck = stuck & (smc.impossible == "error")
         return (i < count) & ~jnp.any(due) & ~stuck
 
     def body(carry: tuple) -> tuple:

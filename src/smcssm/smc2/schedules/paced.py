@@ -50,7 +50,7 @@ class Paced(AbstractSchedule):
     immediate: Immediate = Immediate()
 
     def __check_init__(self) -> None:
-        if self.budget != "auto" and not (isinstance(self.budget, int) and self.budget >= 2):
+        if self.budget != "auto" and not (isinstance(self.budget, (int, np.integer)) and self.budget >= 2):
             raise ModelError(f'budget={self.budget!r}: expected "auto", or how many rows of history: at least 2')
         if not (isinstance(self.sets, int) and self.sets >= 1):
             raise ModelError(f"sets={self.sets!r}: expected a whole number >= 1")
@@ -66,8 +66,8 @@ class Paced(AbstractSchedule):
 
     def budgets(self, smc: SMC2) -> tuple[int, int]:
         """At first, and at most."""
-        if isinstance(self.budget, int):
-            return self.budget, self.budget
+        if not isinstance(self.budget, str):
+            return int(self.budget), int(self.budget)
         least = max(16, 4 * smc.prior.size)
         return least, 4 * least
 
