@@ -87,7 +87,7 @@ def _log_density(fit: Fit, z: Float[Array, "z n"], nu: int) -> Float[Array, " n"
 
 
 def _one_or_two(points: Points) -> Fit:
-    """The body in coordinates in which the population has mean 0 and covariance 1.
+    """The body in coordinates in which the population has mean 0 and covariance 1, what the prior lends it included.
 
     Every other distinct value is held out, so that no copy of a particle is on both sides.
     """
@@ -97,7 +97,8 @@ def _one_or_two(points: Points) -> Fit:
     start = jnp.stack([jnp.stack([one, ~one]), jnp.stack([upper, ~upper])])
     odd = points.number % 2 == 1
     weight = jnp.where(jnp.stack([one, ~odd, odd]), points.weight[None], 0.0)
-    fits = jax.vmap(jax.vmap(partial(_em, y, points.effective), (None, 0)), (0, None))(weight, start)
+    floor = (1 + _FLOOR) * jnp.eye(d) - y * points.weight[None] @ y.T  # what is lent, and a little more
+    fits = jax.vmap(jax.vmap(partial(_em, y, points.effective, floor), (None, 0)), (0, None))(weight, start)
     density = jax.vmap(jax.vmap(lambda fit: _log_density(fit, y, _BODY)))(fits)
     _, by_even, by_odd = density[:, 1] - density[:, 0]
     gain = jnp.sum(points.weight * jnp.where(odd, by_even, by_odd))
@@ -123,9 +124,13 @@ def _upper(points: Points) -> Bool[Array, " n"]:
 
 
 def _em(
-    y: Float[Array, "z n"], effective: Float[Array, ""], weight: Float[Array, " n"], start: Bool[Array, "k n"]
+    y: Float[Array, "z n"],
+    effective: Float[Array, ""],
+    floor: Float[Array, "z z"],
+    weight: Float[Array, " n"],
+    start: Bool[Array, "k n"],
 ) -> Fit:
-    """Fit a mixture from hard assignments; a component without points stays without.
+    """Fit a mixture from hard assignments, every covariance over a floor; a component without points stays without.
 
     Scales are widened by 1 + 3 d / (effective number of points), for what a few points leave open.
     """
@@ -139,7 +144,7 @@ def _em(
         mean = a @ y.T
         centred = y[None] - mean[:, :, None]
         covariance = (centred * a[:, None]) @ jnp.swapaxes(centred, 1, 2)
-        return Fit(jnp.log(share), mean, jnp.linalg.cholesky(covariance + _FLOOR * jnp.eye(d)[None]))
+        return Fit(jnp.log(share), mean, jnp.linalg.cholesky(covariance + floor[None]))
 
     def iterate(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
         fit = components(*state)
