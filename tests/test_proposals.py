@@ -1,11 +1,17 @@
-"""Proposals: normalised densities, draws that follow them, two modes found where there are two, and wide fits."""
+"""Proposals: normalised densities, draws that follow them, two modes found where there are two, and wide fits.
+
+And, through an engine, a posterior with two modes whose masses and evidence a quadrature knows.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import logsumexp
 
+import smcssm as ss
+from smcssm.priors import FromFunctions
 from smcssm.smc2.proposals import Mixture, RandomWalk
 from smcssm.smc2.proposals.points import clean
 
@@ -36,12 +42,12 @@ def density_at(tuning, z):
 
 
 def test_densities_integrate_to_one():
-    x = np.linspace(-400, 400, 400_001)
+    x = np.sinh(np.linspace(-10, 10, 4001))
     density = np.exp(density_at(fit(one_mode(1, 300)), x[None]))
     assert np.trapezoid(density, x) == pytest.approx(1.0, abs=1e-4)
-    side = np.sinh(np.linspace(-7, 7, 801))  # heavy tails: a grid that is fine at 0 and goes far
+    side = np.sinh(np.linspace(-7, 7, 401))  # heavy tails: a grid that is fine at 0 and goes far
     grid = np.stack([a.ravel() for a in np.meshgrid(side, side, indexing="ij")])
-    density = np.exp(density_at(fit(two_modes(500)), grid)).reshape(801, 801)
+    density = np.exp(density_at(fit(two_modes(500)), grid)).reshape(401, 401)
     assert np.trapezoid(np.trapezoid(density, side), side) == pytest.approx(1.0, abs=1e-2)
 
 
@@ -57,6 +63,30 @@ def test_draws_follow_the_density(z):
     assert stats.kstest(draws[0], lambda v: np.interp(v, x, marginal)).pvalue > 1e-3
 
 
+def test_draws_have_the_mean_and_covariance_of_the_components():
+    proposal = Mixture(defence=1e-9)  # the wide one's fourth moments are infinite
+    z = jnp.asarray(two_modes(400))
+    tuning = proposal.fit(z, jnp.zeros(400), jnp.zeros(2), jnp.ones(2))
+    draws = np.asarray(proposal.propose(jax.random.key(2), tuning, jnp.zeros((2, 20_000))))
+    share, mean, chol = np.exp(tuning.log_share[:2]), np.asarray(tuning.mean[:2]), np.asarray(tuning.chol[:2])
+    centre = share @ mean
+    each = 5 / 3 * chol @ chol.transpose(0, 2, 1) + (mean - centre)[:, :, None] * (mean - centre)[:, None]
+    away = draws - centre[:, None]
+    products = away[:, None] * away
+    for got, expected in ((away, 0.0), (products, np.tensordot(share, each, 1))):
+        standard_error = got.std(axis=-1) / 20_000**0.5
+        assert np.all(np.abs(got.mean(axis=-1) - expected) <= 4 * standard_error)
+
+
+@pytest.mark.parametrize("d", [1, 2, 10, 20])
+def test_draws_are_importance_samples_with_the_right_constant(d):
+    z = one_mode(d, 1000)
+    tuning, narrow = fit(z), stats.multivariate_normal(z.mean(axis=1), 0.5 * np.atleast_2d(np.cov(z)))
+    draws = PROPOSAL.propose(jax.random.key(3), tuning, jnp.zeros((d, 20_000)))
+    ratio = np.exp(narrow.logpdf(draws.T) - density_at(tuning, draws))
+    assert abs(ratio.mean() - 1) <= 4 * ratio.std() / 20_000**0.5
+
+
 @pytest.mark.parametrize("d", [1, 2, 10, 20])
 def test_one_mode_needs_one_component_and_is_covered(d):
     z = one_mode(d, 1000)
@@ -64,7 +94,7 @@ def test_one_mode_needs_one_component_and_is_covered(d):
     assert np.exp(tuning.log_share[1]) < 1e-6
     covariance = np.asarray(tuning.chol[0] @ tuning.chol[0].T)
     assert np.linalg.eigvals(np.linalg.solve(np.atleast_2d(np.cov(z)), covariance)).real.min() > 0.4
-    assert np.isfinite(PROPOSAL.log_density(tuning, jnp.asarray(z), jnp.asarray(z))).all()
+    assert np.isfinite(density_at(tuning, z)).all()
 
 
 def test_two_modes_have_their_shares():
@@ -115,3 +145,67 @@ def test_a_random_walk_has_the_shape_of_the_population():
     z = jnp.asarray(one_mode(3, 2000))
     chol = RandomWalk().fit(z, jnp.zeros(2000), jnp.zeros(3), jnp.ones(3))
     np.testing.assert_allclose(chol @ chol.T, 2.38**2 / 3 * np.cov(z, bias=True), rtol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.07, 0.93])
+def test_a_small_mode_is_found_along_a_diagonal(share):
+    rng = np.random.default_rng(3)
+    upper = rng.uniform(size=1000) < share
+    tuning = fit(rng.normal(size=(2, 1000)) + np.where(upper, 6.0, 0.0))
+    small = np.min(np.exp(np.asarray(tuning.log_share[:2])))
+    assert small == pytest.approx(0.95 * min(np.mean(upper), 1 - np.mean(upper)), abs=0.02)
+
+
+def test_a_component_never_collapses():
+    rng = np.random.default_rng(4)
+    z = rng.normal(size=(2, 1000))
+    z[:, :300] = [[5.0], [5.0]] + 1e-9 * rng.normal(size=(2, 300))
+    tuning = fit(z)
+    least = np.linalg.eigvalsh(np.asarray(tuning.chol[:2] @ jnp.swapaxes(tuning.chol[:2], 1, 2))).min()
+    assert least >= 0.9e-3 * np.linalg.eigvalsh(np.cov(z)).min()
+
+
+def test_few_distinct_particles_leave_it_at_one_component():
+    z = np.repeat(two_modes(30), 30, axis=1)  # 900 particles, but fewer distinct ones than 20 for each dimension
+    assert np.isneginf(fit(z).log_share[1])
+
+
+def test_a_vague_prior_does_not_drown_what_particles_tell():
+    z = one_mode(2, 300)
+    for a, b in zip(fit(z, scale=1e8), fit(z), strict=True):
+        np.testing.assert_allclose(a[:2], b[:2], rtol=1e-9)
+
+
+def test_one_surviving_particle_leaves_the_scale_of_the_prior():
+    tuning = fit(np.ones((2, 300)), scale=2.0)
+    assert np.all(np.diag(np.asarray(tuning.chol[0])) >= 2.0)
+
+
+def test_it_is_deterministic():
+    z = two_modes(300)
+    for x, y in zip(fit(z), fit(z), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def mean_is_a_square(theta):
+    return dict(m0=[theta["root"] ** 2], chol_P0=[[0.0]], F=[[1.0]], H=[[1.0]], chol_R=[[1.0]])
+
+
+def test_a_posterior_with_two_modes_has_their_masses_and_the_evidence():
+    prior = FromFunctions(
+        ("root",),
+        lambda key, n: {"root": 0.3 + jax.random.normal(key, (n,))},
+        lambda theta: jax.scipy.stats.norm.logpdf(theta["root"], 0.3, 1.0),
+    )
+    y = 1.4 + np.random.default_rng(8).normal(size=60)
+    root = np.linspace(-6, 6, 60_001)
+    log_joint = stats.norm.logpdf(root, 0.3, 1.0) + stats.norm.logpdf(y[:, None], root**2, 1.0).sum(axis=0)
+    log_evidence = logsumexp(log_joint) + np.log(root[1] - root[0])
+    w = np.exp(log_joint - logsumexp(log_joint))
+    engine = ss.Engine(ss.models.LinearGaussian(mean_is_a_square, ("root",)), prior, n_particles=1000, runs=8, seed=2)
+    infos = engine.update(y)
+    snapshot = engine.snapshot()
+    mass = np.sum(snapshot.weights() * (snapshot.theta()["root"] > 0), axis=-1)
+    for estimates, truth in ((mass, w[root > 0].sum()), (snapshot.log_evidence(), log_evidence)):
+        assert abs(np.mean(estimates) - truth) <= 4 * np.std(estimates, ddof=1) / 8**0.5
+    assert infos.acceptance[infos.moved][-1] > 0.6
