@@ -138,13 +138,16 @@ def test_what_is_taken_as_missing_is_missing_for_challengers_too():
 
 
 def test_challengers_check_the_evidence_while_bridging_too():
-    e = engine(runs=3, n=1000)
-    e.update(data(230, surprises=[(60, 9.0), (63, -14.0)]))
-    state = e._runtime.state
-    assert (np.asarray(state.population.phi) < 1).any()
-    move = state.last_move
-    known = move.due & (move.pareto_k < 0.7)
-    assert (np.abs(move.gap[known]) < 4 * move.gap_sd[known]).all()
+    e, y, checked = engine(runs=3, n=1000), data(150, surprises=[(60, 9.0), (63, -14.0)]), 0
+    for start in range(0, 150, 10):
+        e.update(y[start : start + 10])
+        state = e._runtime.state
+        move = state.last_move
+        if (np.asarray(state.population.phi) < 1).any() and move is not None and move.gap is not None:
+            known = move.due & (move.pareto_k < 0.7)
+            assert (np.abs(move.gap[known]) < 5 * move.gap_sd[known]).all()
+            checked += known.sum()
+    assert checked
 
 
 def work(e):
