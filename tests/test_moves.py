@@ -181,7 +181,7 @@ def moved(request):
 
 
 def test_posterior_agrees_with_quadrature(moved, exact):
-    e, _ = moved
+    e, infos = moved
     assert infos.moved.sum() >= 5
     assert np.abs(z_scores(e, exact)).max() < 4
     assert statistics(e)[-1].std(ddof=1) < 0.35
