@@ -31,6 +31,13 @@ def _global_x64_unchanged():
     assert after == before, f"jax_enable_x64 was {before} before this test and {after} after it"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_let_go():
+    """Compiled programs of a file go when it is done: hundreds of them in one process have crashed the compiler."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64(_global_x64_unchanged):
     """float64 for the length of a test; a whole module: `pytestmark = pytest.mark.usefixtures("x64")`."""
