@@ -1,8 +1,8 @@
 """Monte Carlo error: how far evidence and means would be from themselves in another run.
 
-One run's particles fall into groups that are resampled each by itself and share no randomness, so the
-spread between them is honest about everything that one run does, its moves included (Durham & Geweke 2014). Several
-runs need no groups.
+One run's particles fall into groups that are resampled each by itself and moved by proposals fitted to the others, so
+the spread between them shows what resampling and moves do wrong (after Durham & Geweke 2014). Several runs, which share
+nothing, need no groups.
 """
 
 from __future__ import annotations

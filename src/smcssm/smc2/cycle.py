@@ -27,7 +27,7 @@ from smcssm.resampling import effective_sample_size, log_mean_weight, pareto_sha
 from smcssm.smc2.adapt import climb, from_folds, group_variance, in_folds, mixing, resample
 from smcssm.smc2.challengers import Challengers, accept, take, tempered_log_density
 from smcssm.smc2.kernels.metropolis import blank_like, fit
-from smcssm.smc2.population import SMC2, Population, Stream, fold_in, particles, select, sort_marginals, stream
+from smcssm.smc2.population import SMC2, Population, Stream, particles, select, sort_marginals, stream
 from smcssm.smc2.report import Row
 
 CLOSED = 2**62  # the first row of a pool that is not open
@@ -118,7 +118,8 @@ def start(
     """Fit q and draw challengers in the series that are due."""
     like, n_series = in_folds(smc, population.z), len(population.t)
     tuning, each = fit(smc, proposal, population), len(like) // n_series
-    draw_key, init_key = (stream(population.key, Stream.CHALLENGERS, population.t, use) for use in (0, 1))
+    uses = (stream(population.key, Stream.CHALLENGERS, population.t, use) for use in range(3))
+    draw_key, init_key, step_key = uses
     keys = jax.vmap(lambda k: jax.random.split(k, sets * each))(draw_key)  # [s, sets * folds of a series]
     keys = jnp.moveaxis(keys.reshape(n_series, sets, each), 1, 0).reshape(sets, n_series * each)
 
@@ -135,7 +136,7 @@ def start(
         cycle,
         active=cycle.active | due,
         at=jnp.where(due, 0, cycle.at),
-        key=jnp.where(due[:, None], jax.random.key_data(fold_in(init_key, 0)), cycle.key),
+        key=jnp.where(due[:, None], jax.random.key_data(step_key), cycle.key),
         tuning=jax.tree.map(lambda a, b: jnp.where(_like(anew, a), a, b), tuning, cycle.tuning),
         challengers=select(due, drawn, cycle.challengers),
         log_q=select(due, log_q, cycle.log_q),

@@ -55,7 +55,6 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
     return new, row
 
 
-
 def forget(smc: SMC2, population: Population) -> Population:
     """Flatten the likelihood so far: L <- L^forgetting. The evidence becomes the sum of one-step predictives."""
     if smc.forgetting == 1:
@@ -77,7 +76,6 @@ def _checked(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Float[A
     return jnp.where(broken, -jnp.inf, increment), jnp.where(jnp.isfinite(log_weight), status, Status.OK)
 
 
-
 def _as_missing(
     smc: SMC2,
     key: Array,
@@ -91,7 +89,6 @@ def _as_missing(
     absent = eqx.tree_at(lambda o: (o.y, o.mask), obs, (jnp.zeros_like(obs.y), jnp.zeros_like(obs.mask)))
     only_time, _ = smc.filter.step(key, population.params, population.belief, at_particles(absent))
     return select(impossible, only_time, belief), jnp.where(impossible[:, None], 0.0, increment)
-
 
 
 def _reweight(
@@ -128,7 +125,6 @@ def reported(population: Population) -> tuple[Float[Array, " s"], Float[Array, "
     return log_evidence, effective_sample_size(whole), effective_sample_size(population.log_weight)
 
 
-
 def _is_surprise(
     log_weight: Float[Array, "s n"], increment: Float[Array, "s n"], size: int
 ) -> Bool[Array, " s"]:
@@ -137,7 +133,6 @@ def _is_surprise(
     floor = min(max(0.1 * n, 10.0 * size), 0.5 * n)
     before, after = effective_sample_size(log_weight), effective_sample_size(log_weight + increment)
     return (after < floor) & (after < 0.5 * before)
-
 
 
 def _exponent_at_surprise(population: Population, increment: Float[Array, "s n"]) -> Float[Array, " s"]:
@@ -168,7 +163,6 @@ def tempering_exponent(
     return largest_exponent(alive, pending, room, 0.5 * effective_sample_size(alive))
 
 
-
 def _mixture(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Array, Array, Array]:
     """Mean, sd and PIT of the one-step predictive, hyperparameters integrated out."""
     w = normalise(log_weight)[None]
@@ -178,7 +172,6 @@ def _mixture(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Array, 
 
     mean = average(info.mean)
     return mean, jnp.sqrt(average(info.sd**2 + (info.mean - mean[..., None]) ** 2)), average(info.pit)
-
 
 
 def advance(
@@ -213,17 +206,14 @@ def advance(
 STEPPED = ("t", "belief", "log_weight", "log_lik", "pending", "phi", "log_evidence")
 
 
-
 def stepped(population: Population) -> tuple:
     """What changes without a move; the rest stays out of the loop."""
     return tuple(getattr(population, name) for name in STEPPED)
 
 
-
 def with_stepped(population: Population, state: tuple) -> Population:
     """The population after a step."""
     return replace(population, **dict(zip(STEPPED, state, strict=True)))
-
 
 
 def _row(block: PyTree, i: Int[Array, ""] | int) -> PyTree:
