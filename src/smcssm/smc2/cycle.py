@@ -98,7 +98,7 @@ def idle(smc: SMC2, proposal: AbstractProposal, sets: int, budget: int, populati
         budget=zero + budget,
         since=zero + CLOSED,
         fresh=zero > 0,
-        unmoved=zero + 1.0,
+        unmoved=jnp.ones_like(population.phi),
         key=population.key,
         tuning=fit(smc, proposal, population),
         challengers=challengers,
