@@ -16,7 +16,7 @@ import numpy as np
 import smcssm as ss
 
 WINDOWS = ((1_000, 10_000), (10_000, 50_000), (50_000, 100_000))
-SURPRISES = {3_000: 12.0, 30_000: 12.0, 70_000: 12.0}
+SURPRISES = {3_000: 12.0, 30_000: 30.0, 70_000: 50.0}  # a narrower posterior is harder to surprise
 
 
 def stream(length: int) -> np.ndarray:
@@ -31,20 +31,23 @@ def stream(length: int) -> np.ndarray:
     return y
 
 
-def times(schedule: ss.Paced | ss.Immediate, y: np.ndarray, n_particles: int) -> tuple[np.ndarray, np.ndarray]:
-    """Milliseconds of each step after warm-up, and the steps at which a move ended."""
+def times(
+    schedule: ss.Paced | ss.Immediate, y: np.ndarray, n_particles: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Milliseconds of each step after warm-up, at which steps a move ended, and which were bridging a surprise."""
     model = ss.models.AR(1) + ss.models.Noise()
     engine = ss.Engine(model, model.default_prior(1.0), n_particles=n_particles, schedule=schedule)
     engine.warmup()
-    took, moved = np.empty(len(y)), np.zeros(len(y), bool)
+    took, moved, bridging = np.empty(len(y)), np.zeros(len(y), bool), np.zeros(len(y), bool)
     gc.collect()
     gc.disable()
     for t, value in enumerate(y):
         start = time.perf_counter()
-        moved[t] = engine.step(value).moved
+        info = engine.step(value)
         took[t] = 1e3 * (time.perf_counter() - start)
+        moved[t], bridging[t] = info.moved, info.status == ss.Status.BRIDGING
     gc.enable()
-    return took, moved
+    return took, moved, bridging
 
 
 def main() -> None:
@@ -57,7 +60,7 @@ def main() -> None:
     y = stream(arguments.steps)
     found = {}
     for name, schedule, runs in (("paced", ss.Paced(), arguments.runs), ("immediate", ss.Immediate(), 1)):
-        least, moved = times(schedule, y, arguments.particles)
+        least, moved, bridging = times(schedule, y, arguments.particles)
         for _ in range(runs - 1):
             least = np.minimum(least, times(schedule, y, arguments.particles)[0])
         for first, last in WINDOWS:
@@ -68,6 +71,7 @@ def main() -> None:
                     "99.9% ms": np.quantile(part, 0.999),
                     "longest ms": part.max(),
                     "moves": int(moved[first:last].sum()),
+                    "bridging": int(bridging[first:last].sum()),
                 }
                 found[f"{name} {first}-{last}"] = figures
                 print(f"{name:10s} [{first:6d}, {last:6d})  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))

@@ -275,6 +275,7 @@ BAD = [
     (lambda e: e.step(np.inf), "inf"),
     (lambda e: e.step({"z": 1.0, "w": 2.0}), "columns are z, w"),
     (lambda e: e.step({"temprature": 1.0}), "channels y: the columns are temprature"),
+    (lambda e: e.step({}), r"columns are \(none\)"),
     (lambda e: e.update({"temprature": [1.0, 2.0]}), "columns are temprature"),
     (lambda e: e.step(1.0, inputs=2.0), "reads none"),
     (lambda e: e.step(1.0, noise_sd=-1.0), "noise_sd"),
@@ -358,7 +359,7 @@ def test_options_that_make_no_sense(options, message):
     ("call", "remedy"),
     [
         (lambda: assemble.check_parts(move="random_walk"), r"move='random_walk'.*move=ss\.moves\.Metropolis"),
-        (lambda: assemble.check_parts(schedule=ImmediateSchedule), r"schedule=.*schedule=ss\.schedules\.Immediate\(\)"),
+        (lambda: assemble.check_parts(schedule=ss.Paced), r"schedule=Paced is a class: call it, schedule=Paced\(\)"),
         (lambda: assemble.check_parts(filter=3), "filter=3: expected an object of smcssm.filters, or nothing"),
         (lambda: assemble.check_counts(seed=None), "seed=None: expected a whole number >= 0"),
         (lambda: assemble.check_counts(n_particles=None), "n_particles=None"),

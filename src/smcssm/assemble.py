@@ -141,6 +141,8 @@ def check_parts(**parts: Any) -> None:
     """Objects, not their names or classes; None stands for the default."""
     for name, part in parts.items():
         kind, example = PARTS[name]
+        if isinstance(part, type) and issubclass(part, kind):
+            raise ModelError(f"{name}={part.__name__} is a class: call it, {name}={part.__name__}()")
         if part is not None and not isinstance(part, kind):
             raise ModelError(f"{name}={part!r}: expected an object of smcssm.{name}s, {example}")
 

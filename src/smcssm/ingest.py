@@ -157,8 +157,8 @@ def _columns(frame: dict[str, Any], names: Sequence[str], kind: str) -> np.ndarr
     missing = [n for n in names if n not in frame]
     if missing:
         raise InputError(
-            f"no column for the {kind}s {', '.join(missing)}: the columns are {', '.join(frame)}. Rename them, or give "
-            "an array"
+            f"no column for the {kind}s {', '.join(missing)}: the columns are {', '.join(frame) or '(none)'}. Rename "
+            "them, or give an array"
         )
     return np.stack([_numbers(n, frame[n]) for n in names], axis=1)
 
