@@ -9,13 +9,14 @@ from scipy.integrate import quad
 
 from smcssm.errors import ModelError
 from smcssm.models.stationary import UniformStationary, reflections
-from smcssm.priors import Beta, FromFunctions, HalfNormal, Independent
+from smcssm.priors import Beta, FromFunctions, HalfNormal, Independent, LogNormal
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 SCALARS = {
     "half normal": (HalfNormal(2.5), stats.halfnorm(scale=2.5)),
     "beta": (Beta(8.0, 2.0), stats.beta(8, 2)),
+    "log-normal": (LogNormal(10.0, 1.5), stats.lognorm(1.5, scale=10.0)),
     "stationary": (UniformStationary(1), stats.uniform(-1, 2)),
 }
 

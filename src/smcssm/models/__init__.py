@@ -2,10 +2,14 @@
 
 from smcssm.models.ar import AR as AR
 from smcssm.models.constant_velocity import ConstantVelocity as ConstantVelocity
+from smcssm.models.continuous_trend import ContinuousTrend as ContinuousTrend
+from smcssm.models.cycle import Cycle as Cycle
+from smcssm.models.integrated_wiener import IntegratedWiener as IntegratedWiener
 from smcssm.models.level import Level as Level
 from smcssm.models.linear_gaussian import LinearGaussian as LinearGaussian
 from smcssm.models.local_level import LocalLevel as LocalLevel
 from smcssm.models.local_level import LocalLinearTrend as LocalLinearTrend
+from smcssm.models.ornstein_uhlenbeck import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from smcssm.models.regression import Regression as Regression
 from smcssm.models.seasonal import Seasonal as Seasonal
 from smcssm.models.structural import Noise as Noise

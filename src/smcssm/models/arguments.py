@@ -39,6 +39,13 @@ def deviations(what: str, value: Numbers, n: int) -> tuple[float, ...]:
     return given
 
 
+def level_and_slope(component: str, **given: Numbers) -> None:
+    """Refuse a single number where level and slope need one each: they are in different units."""
+    for what, value in given.items():
+        if np.ndim(value) == 0:
+            raise ModelError(f"{component}({what}): expected two numbers, (level, slope), got {value!r}")
+
+
 def count(what: str, value: Any, least: int) -> int:
     """A whole number that is at least ``least``."""
     try:

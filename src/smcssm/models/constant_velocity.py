@@ -13,7 +13,9 @@ from jaxtyping import Array, Bool
 
 from smcssm.core import AbstractLinearGaussian, AbstractPrior, Matrix, Observation, System, Theta
 from smcssm.errors import ModelError
+from smcssm.linalg.entries import multiply
 from smcssm.models.arguments import Numbers, deviations, diagonal, labels, numbers
+from smcssm.models.integrated_wiener import integrated_noise, taylor
 from smcssm.models.structural import block_diagonal, noise_sd, nonnegative
 from smcssm.priors.base import HalfNormal, Independent
 
@@ -74,16 +76,15 @@ class ConstantVelocity(AbstractLinearGaussian):
         return self.initial_mean, diagonal(self.initial_sd)
 
     def matrices(self, params: Theta, obs: Observation) -> System:
-        """The square root of Q = sigma² [[dt³/3, dt²/2], [dt²/2, dt]] in closed form: no cancellation at any dt."""
-        dt, root = obs.dt, params["sigma_acceleration"] * jnp.sqrt(obs.dt)
-        chol = [[root * dt * (1 / 3) ** 0.5, 0.0], [root * (3 / 4) ** 0.5, root * 0.5]]
-        turn = [[1.0, dt], [0.0, 1.0]]
+        """Position and velocity along either axis are an integrated Wiener process."""
+        sigma = params["sigma_acceleration"]
+        chol = [[multiply(sigma, e) for e in row] for row in integrated_noise(2, obs.dt)]
+        move = taylor(2, obs.dt)
         sensors = len(self.channel_names) // 2
         H = [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]] * sensors
-        sigma = [self._sigma(params, i // 2) for i in range(2 * sensors)]
-        chol_R = diagonal([noise_sd(s, obs, i) for i, s in enumerate(sigma)])
+        chol_R = diagonal([noise_sd(self._sigma(params, i // 2), obs, i) for i in range(2 * sensors)])
         return System(
-            block_diagonal([turn, turn]), [0.0] * 4, block_diagonal([chol, chol]), H, [0.0] * 2 * sensors, chol_R
+            block_diagonal([move, move]), [0.0] * 4, block_diagonal([chol, chol]), H, [0.0] * 2 * sensors, chol_R
         )
 
     def default_prior(self, scale: float) -> AbstractPrior:

@@ -18,6 +18,7 @@ def LocalLinearTrend(
 ) -> Structural:
     """Level and slope, observed with noise: ``Trend(damped) + Noise()``.
 
-    Hyperparameters ``sigma_level``, ``sigma_trend``, ``sigma_obs``, and ``phi_trend`` where damped.
+    Hyperparameters ``sigma_level``, ``sigma_trend``, ``sigma_obs``, and ``phi_trend`` where damped. For irregular times
+    take ``ContinuousTrend() + Noise()``.
     """
     return Trend(damped, initial_mean=initial_mean, initial_sd=initial_sd) + Noise()

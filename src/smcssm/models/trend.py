@@ -4,7 +4,8 @@ Harvey (1989), Forecasting, Structural Time Series Models and the Kalman Filter,
 
 It is a model of equally spaced observations. Level and slope noise independent over one step, as in every textbook,
 come from sampling a continuous-time model only where sigma_level² >= sigma_trend² / 12: integrated Brownian motion
-alone gives the level a variance of sigma_trend² / 3 over one step, correlated with the slope's.
+alone gives the level a variance of sigma_trend² / 3 over one step, correlated with the slope's. For irregular times:
+``ContinuousTrend``.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
 from jaxtyping import Array, Bool
 
 from smcssm.core import Matrix, Observation, Theta
-from smcssm.errors import ModelError
-from smcssm.models.arguments import Numbers, deviations, diagonal, numbers
+from smcssm.models.arguments import Numbers, deviations, diagonal, level_and_slope, numbers
 from smcssm.models.structural import AbstractComponent
 from smcssm.priors.base import Beta, HalfNormal, Marginal
 
@@ -47,9 +46,7 @@ class Trend(AbstractComponent):
         initial_sd: Numbers = (1.0, 1.0),
         name: str | None = None,
     ) -> None:
-        for what, given in (("initial_mean", initial_mean), ("initial_sd", initial_sd)):
-            if np.ndim(given) == 0:
-                raise ModelError(f"Trend({what}): expected two numbers, (level, slope), got {given!r}")
+        level_and_slope("Trend", initial_mean=initial_mean, initial_sd=initial_sd)
         self.damped = bool(damped)
         self.initial_mean = numbers("Trend(initial_mean)", initial_mean, 2)
         self.initial_sd = deviations("Trend(initial_sd)", initial_sd, 2)

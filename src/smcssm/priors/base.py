@@ -67,6 +67,33 @@ class HalfNormal(Marginal):
         return jnp.log(value).reshape(-1)
 
 
+class LogNormal(Marginal):
+    """exp(N(log median, sd²)), independent in each element; unconstrained by the logarithm."""
+
+    median: float
+    sd: float
+    shape: Shape
+
+    def __init__(self, median: float, sd: float, shape: Shape = ()) -> None:
+        self.median, self.sd, self.shape = _positive("LogNormal(median)", median), _positive("LogNormal(sd)", sd), shape
+
+    def sample(self, key: Array, n: int) -> Float[Array, "z n"]:
+        """Draws of the logarithm."""
+        return math.log(self.median) + self.sd * jax.random.normal(key, (math.prod(self.shape), n))
+
+    def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """Density of the logarithm."""
+        return jnp.sum(stats.norm.logpdf(z, math.log(self.median), self.sd))
+
+    def constrain(self, z: Float[Array, " z"]) -> Float[Array, "..."]:
+        """Exponential."""
+        return jnp.exp(z).reshape(self.shape)
+
+    def unconstrain(self, value: Float[Array, "..."]) -> Float[Array, " z"]:
+        """Logarithm."""
+        return jnp.log(value).reshape(-1)
+
+
 class Beta(Marginal):
     """Beta(a, b) on (0, 1), independent in each element; unconstrained by the logit."""
 
