@@ -11,6 +11,8 @@ from smcssm.models.local_level import LocalLevel as LocalLevel
 from smcssm.models.local_level import LocalLinearTrend as LocalLinearTrend
 from smcssm.models.ornstein_uhlenbeck import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from smcssm.models.regression import Regression as Regression
+from smcssm.models.sarima import ARMA as ARMA
+from smcssm.models.sarima import SARIMA as SARIMA
 from smcssm.models.seasonal import Seasonal as Seasonal
 from smcssm.models.structural import Noise as Noise
 from smcssm.models.structural import Structural as Structural

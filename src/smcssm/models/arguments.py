@@ -34,7 +34,7 @@ def numbers(what: str, value: Numbers, n: int) -> tuple[float, ...]:
 def deviations(what: str, value: Numbers, n: int) -> tuple[float, ...]:
     """n standard deviations: finite and not negative; 0 means known exactly."""
     given = numbers(what, value, n)
-    if min(given) < 0:
+    if any(sd < 0 for sd in given):
         raise ModelError(f"{what}: expected standard deviations, which are never negative, got {value!r}")
     return given
 

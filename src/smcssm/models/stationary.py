@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from smcssm.linalg.entries import is_zero
 from smcssm.priors.base import Beta, Marginal
 
 
@@ -47,21 +48,27 @@ def coefficients(r: list[Any]) -> list[Any]:
 
 
 def chol_autocovariance(phi: list[Any], sigma: Any) -> list[list[Any]]:
-    """Lower-triangular square root of the covariance of p successive values, innovations of sd ``sigma``.
+    """Entries of the lower-triangular square root for p successive values."""
+    rows = autocovariance_root(phi, sigma, len(phi))
+    return [[*jnp.unstack(row)[: k + 1], *[0.0] * (len(phi) - 1 - k)] for k, row in enumerate(rows)]
 
-    Row k predicts value k from the k values before it and adds the prediction error, whose variance is
+
+def autocovariance_root(phi: list[Any], sigma: Any, n: int) -> list[Float[Array, " n *shape"]]:
+    """Rows of the lower-triangular square root of the covariance of n >= p values, innovations of sd ``sigma``.
+
+    Row k predicts value k from the (at most p) values before it and adds the prediction error, whose variance is
     sigma² / prod_{j > k} (1 - r_j²): no linear system, exact up to the edge of stationarity and at sigma = 0. The
     covariance is Toeplitz, so the values may be read forwards or backwards in time.
     """
-    order, smaller = len(phi), predictors(phi)
-    sd = [sigma] * (order + 1)
-    for k in range(order - 1, -1, -1):
+    p, smaller = len(phi), predictors(phi)
+    sd = [sigma] * (n + 1)
+    for k in range(p - 1, -1, -1):
         sd[k] = sd[k + 1] / jnp.sqrt(_remaining(smaller[k + 1][-1]))
-    rows: list[list[Any]] = []
-    for k in range(order):
-        a = smaller[k]
-        past = [sum(a[j] * rows[k - 1 - j][i] for j in range(k - i)) for i in range(k)]
-        rows.append([*past, sd[k], *[0.0] * (order - 1 - k)])
+    shape = jnp.broadcast_shapes(*(jnp.shape(e) for e in (*phi, sigma)))
+    rows: list[Array] = []
+    for k in range(n):
+        terms = [jnp.asarray(e)[None] * rows[k - 1 - j] for j, e in enumerate(smaller[min(k, p)]) if not is_zero(e)]
+        rows.append(sum(terms, jnp.zeros((n, *shape), jnp.result_type(sigma))).at[k].set(sd[k]))
     return rows
 
 
@@ -107,3 +114,37 @@ class UniformStationary(Marginal):
 
     def _laws(self) -> list[Beta]:
         return [Beta(float((k + 1) // 2), float(k // 2 + 1)) for k in range(1, self.order + 1)]
+
+
+class UniformInvertible(Marginal):
+    """Coefficients of 1 + theta_1 B + ... + theta_q B^q uniform where it is invertible: -theta is stationary."""
+
+    order: int
+
+    def __init__(self, order: int) -> None:
+        self.order = order
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A vector but for order 1."""
+        return self._negative.shape
+
+    def sample(self, key: Array, n: int) -> Float[Array, "z n"]:
+        """Those of -theta."""
+        return self._negative.sample(key, n)
+
+    def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """The density of -theta: the change of sign has a Jacobian of 1."""
+        return self._negative.log_prob(z)
+
+    def constrain(self, z: Float[Array, " z"]) -> Float[Array, "..."]:
+        """Minus the coefficients of a stationary autoregression."""
+        return -self._negative.constrain(z)
+
+    def unconstrain(self, value: Float[Array, "..."]) -> Float[Array, " z"]:
+        """Inverse of ``constrain``; NaN where it is not invertible."""
+        return self._negative.unconstrain(-value)
+
+    @property
+    def _negative(self) -> UniformStationary:
+        return UniformStationary(self.order)
