@@ -55,6 +55,21 @@ def csv(values, header="temp"):
         ("level+fourier:48:2", ss.models.Level(2.0, 3.0) + ss.models.Seasonal(48, "fourier", 2, initial_sd=3.0)),
         ("ar:2", ss.models.Structural((ss.models.AR(2),))),
         (
+            "wiener:2+ou+cycle:11+noise",
+            ss.models.IntegratedWiener(2, initial_mean=(2, 0), initial_sd=(3.0, 3.0 * 0.1))
+            + ss.models.OrnsteinUhlenbeck()
+            + ss.models.Cycle(11)
+            + ss.models.Noise(),
+        ),
+        (
+            "continuous-trend+arma:2:1",
+            ss.models.ContinuousTrend(initial_mean=(2, 0), initial_sd=(3.0, 0.1 * 3.0)) + ss.models.ARMA(2, 1),
+        ),
+        (
+            "sarima:0,1,1:0,1,1,4+noise",
+            ss.models.SARIMA((0, 1, 1), (0, 1, 1, 4), initial_mean=(2, 0, 0, 0, 0), initial_sd=3.0) + ss.models.Noise(),
+        ),
+        (
             "local-level+regression:wind,rain",
             ss.models.LocalLevel(2.0, 3.0) + ss.models.Regression(names=("wind", "rain"), initial_sd=3.0),
         ),
@@ -74,6 +89,7 @@ def test_a_short_name_is_the_model(spec, model):
         ("level+seasonal:", "write seasonal:PERIOD"),
         ("level+fourier:12:7", "at most 6 harmonics"),
         ("level+ar:two", "expected a number, got 'two'"),
+        ("sarima:1,1", r"SARIMA\(order\): expected \(p, d, q\)"),
         ("level+level", "two components share the state level"),
         ("noise", "needs a component beside its noise"),
         ("constant-velocity+noise", "whole model"),

@@ -47,15 +47,43 @@ def _trend(start: Start, damped: bool) -> m.Structural | Any:
     return m.Trend(damped, initial_mean=(start.means[0], 0.0), initial_sd=(start.sd, 0.1 * start.sd))
 
 
+def _wiener(start: Start, order: int) -> Any:
+    level, sd = [start.means[0], *[0.0] * (order - 1)], [start.sd * 0.1**k for k in range(order)]
+    return m.IntegratedWiener(order, initial_mean=level, initial_sd=sd)
+
+
 def _velocity(start: Start, _: list[str]) -> AbstractModel:
     x, y = (start.means * 2)[:2]
     return m.ConstantVelocity(initial_mean=(x, 0.0, y, 0.0), initial_sd=start.sd)
+
+
+def _sarima(start: Start, arguments: list[str]) -> Any:
+    order, seasonal = ([_whole(number) for number in text.split(",")] for text in (*arguments, "0,0,0,0")[:2])
+    d, (_, D, _, s) = (order[1], seasonal) if len(order) == 3 and len(seasonal) == 4 else (0, (0, 0, 0, 0))
+    n = d + s * D
+    if n == 0:
+        return m.SARIMA(order, seasonal)
+    levels = 1 if d else s  # what comes before the first observation: one value and differences, or a season of values
+    return m.SARIMA(order, seasonal, initial_mean=[start.means[0]] * levels + [0.0] * (n - levels), initial_sd=start.sd)
 
 
 COMPONENTS = {
     "level": Entry(m.Level, lambda s, a: m.Level(s.means[0], s.sd), "level"),
     "trend": Entry(m.Trend, lambda s, a: _trend(s, False), "trend"),
     "damped-trend": Entry(m.Trend, lambda s, a: _trend(s, True), "damped-trend"),
+    "continuous-trend": Entry(
+        m.ContinuousTrend,
+        lambda s, a: m.ContinuousTrend(initial_mean=(s.means[0], 0.0), initial_sd=(s.sd, 0.1 * s.sd)),
+        "continuous-trend",
+    ),
+    "wiener": Entry(
+        m.IntegratedWiener,
+        lambda s, a: _wiener(s, _whole(a[0])),
+        "wiener:2",
+        ("ORDER",),
+    ),
+    "ou": Entry(m.OrnsteinUhlenbeck, lambda s, a: m.OrnsteinUhlenbeck(), "ou", starts=False),
+    "cycle": Entry(m.Cycle, lambda s, a: m.Cycle(*map(_number, a)), "cycle:11", ("PERIOD",), optional=1, starts=False),
     "seasonal": Entry(
         DummySeasonal, lambda s, a: m.Seasonal(_number(a[0]), initial_sd=s.sd), "seasonal:4", ("PERIOD",), starts=False
     ),
@@ -68,6 +96,8 @@ COMPONENTS = {
         starts=False,
     ),
     "ar": Entry(m.AR, lambda s, a: m.AR(_whole(a[0])), "ar:2", ("ORDER",), starts=False),
+    "arma": Entry(m.ARMA, lambda s, a: m.ARMA(_whole(a[0]), _whole(a[1])), "arma:2:1", ("P", "Q"), starts=False),
+    "sarima": Entry(m.SARIMA, _sarima, "sarima:0,1,1:0,1,1,12", ("p,d,q", "P,D,Q,s"), optional=1),
     "regression": Entry(
         m.Regression,
         lambda s, a: m.Regression(names=a[0].split(","), initial_sd=s.sd),

@@ -16,10 +16,10 @@ which after cancelling is a combination of the last r values of the autoregressi
 
 With L the root of u's Toeplitz covariance, which ``stationary`` has without solving any system, P0 = T L (T L)'.
 
-Differences. Where delta(B) y = w, c(B) w = a(B) e, the same form holds for y with delta c instead of c: the roots on the
-circle cost as many states as they have, and no more. x_i = sum_{m < i} (delta c)_m f_{i-1-m}, f_h the forecast of y from
-h steps before; so that its generating function is (delta c)(s) f(s), and with delta f = (that of w) + g(s), where g is
-what the past of y adds, of a degree below that of delta,
+Differences. Where delta(B) y = w and c(B) w = a(B) e, the same form holds for y with delta c instead of c. Let f_h be
+the forecast of y from h steps before. Then x_i = sum_{m < i} (delta c)_m f_{i-1-m}: the generating function of x is
+delta c f, as far as it goes. With delta f = (that of w) + g, where g is what the past of y adds, of a degree below that
+of delta,
 
     x = (Harvey's states of w) + (the first coefficients of c(s) g(s))
 
@@ -31,9 +31,10 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from smcssm.linalg.entries import dot, is_zero, multiply
+from smcssm.linalg.entries import dot, multiply, stack
+from smcssm.linalg.panels import fence
 from smcssm.models.stationary import autocovariance_root
 
 Polynomial = list[Any]
@@ -58,11 +59,11 @@ def harvey(c: Polynomial, a: Polynomial, sigma: Any) -> tuple[list[list[Any]], l
     return F, [[multiply(_at(a, i), sigma)] for i in range(r)]
 
 
-def stationary_factor(c: Polynomial, a: Polynomial, sigma: Any) -> list[list[Any]]:
+def stationary_factor(c: Polynomial, a: Polynomial, sigma: Array) -> Float[Array, "r r *shape"]:
     """T L: a square root, not triangular, of the stationary covariance of Harvey's states."""
     L = autocovariance_root([multiply(-1.0, e) for e in c[1:]], sigma, _size(c, a))
-    combined = [sum(_scaled(t, row) for t, row in zip(T, L, strict=True) if not is_zero(t)) for T in _bezoutian(c, a)]
-    return [list(jnp.unstack(jnp.broadcast_to(row, L[0].shape))) for row in combined]
+    T = stack(_bezoutian(c, a), sigma)
+    return fence(jnp.sum(T[:, :, None] * L[None], axis=1))
 
 
 def _bezoutian(c: Polynomial, a: Polynomial) -> list[list[Any]]:
@@ -84,7 +85,3 @@ def _size(c: Polynomial, a: Polynomial) -> int:
 
 def _at(a: Polynomial, k: int) -> Any:
     return a[k] if k < len(a) else 0.0
-
-
-def _scaled(factor: Any, row: Array) -> Array:
-    return row * (factor if isinstance(factor, float) else factor[None])

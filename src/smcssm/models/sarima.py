@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool
 
 from smcssm.core import Matrix, Observation, Theta
 from smcssm.errors import ModelError
-from smcssm.linalg import triangularise
-from smcssm.linalg.entries import dot, multiply
+from smcssm.linalg.dense import triangularise_dense
+from smcssm.linalg.entries import dot, multiply, stack
 from smcssm.models.arguments import Numbers, count, deviations, numbers
 from smcssm.models.arma import Polynomial, harvey, lag_polynomial, product, stationary_factor
 from smcssm.models.stationary import UniformInvertible, UniformStationary, reflections
@@ -85,8 +85,8 @@ class SARIMA(AbstractComponent):
             count("SARIMA(seasonal_order): steps in a season", s, 2)
         if d + s * D == 0 and (initial_mean, initial_sd) != (0.0, 1.0):
             raise ModelError(
-                f"SARIMA(initial_mean={initial_mean!r}, initial_sd={initial_sd!r}): without differences (d = D = 0) the "
-                "process starts stationary, with mean 0; for another mean add a Regression on ones or a Level"
+                f"SARIMA(initial_mean={initial_mean!r}, initial_sd={initial_sd!r}): without differences (d = D = 0) "
+                "the process starts stationary, with mean 0; for another mean add a Regression on ones or a Level"
             )
         self.order, self.seasonal_order, self.name = (p, d, q), (P, D, Q, s), name
         self.initial_mean = numbers("SARIMA(initial_mean)", initial_mean, d + s * D)
@@ -117,17 +117,15 @@ class SARIMA(AbstractComponent):
     def initial(self, theta: Theta) -> tuple[Matrix, Matrix]:
         """The stationary law of the differenced process, and what the values before the first observation add."""
         c, a = self._polynomials(theta)
-        r, stationary = len(self.states), stationary_factor(c, a, theta["sigma_arma"])
-        past = [product(c, column) for column in self._past()]
-        rows = [
-            [
-                *(stationary[i] if i < len(stationary) else [0.0] * len(stationary)),
-                *(multiply(g[i], sd) if i < len(g) else 0.0 for g, sd in zip(past, self.initial_sd, strict=True)),
-            ]
-            for i in range(r)
-        ]
-        mean = [dot([g[i] if i < len(g) else 0.0 for g in past], self.initial_mean) for i in range(r)]
-        return mean, triangularise(rows)
+        r, sigma = len(self.states), jnp.asarray(theta["sigma_arma"])
+        past = [[g[i] if i < len(g) else 0.0 for i in range(r)] for g in (product(c, g) for g in self._past())]
+        stationary = stationary_factor(c, a, sigma)
+        factor = jnp.pad(stationary, [(0, r - len(stationary)), *[(0, 0)] * (stationary.ndim - 1)])
+        if past:
+            scaled = [[multiply(e, sd) for e in g] for g, sd in zip(past, self.initial_sd, strict=True)]
+            factor = jnp.concatenate([factor, jnp.swapaxes(stack(scaled, sigma), 0, 1)], axis=1)
+        mean = [dot([g[i] for g in past], self.initial_mean) for i in range(r)]
+        return mean, [list(jnp.unstack(row)) for row in triangularise_dense(factor)]
 
     def transition(self, theta: Theta, obs: Observation) -> tuple[Matrix, Matrix]:
         """Harvey's form, the differences among the autoregressive factors."""

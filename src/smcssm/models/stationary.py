@@ -11,30 +11,30 @@ Entries are numbers or arrays of any one shape: one particle or a whole populati
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from smcssm.linalg.entries import is_zero
+from smcssm.linalg.panels import fence
 from smcssm.priors.base import Beta, Marginal
 
 
-def predictors(phi: list[Any]) -> list[list[Any]]:
+def predictors(phi: Sequence[Any]) -> list[Array]:
     """Coefficients of the predictors from 0, 1, ..., p past values; the last of each is a reflection coefficient.
 
     Where phi is not stationary the numbers are finite but mean nothing below the order at which |r_k| >= 1.
     """
-    out = [list(phi)]
-    while out[0]:
-        a = out[0]
-        r, remaining = a[-1], _remaining(a[-1])
-        out.insert(0, [(left + r * right) / remaining for left, right in zip(a[:-1], a[-2::-1], strict=True)])
+    out = [jnp.stack(jnp.broadcast_arrays(*phi))] if len(phi) else [jnp.zeros(0)]
+    while len(out[0]):
+        a, r = out[0][:-1], out[0][-1:]
+        out.insert(0, fence((a + r * a[::-1]) / _remaining(r)))
     return out
 
 
-def reflections(phi: list[Any]) -> list[Any]:
+def reflections(phi: Sequence[Any]) -> list[Array]:
     """r_1, ..., r_p."""
     return [a[-1] for a in predictors(phi)[1:]]
 
@@ -47,14 +47,14 @@ def coefficients(r: list[Any]) -> list[Any]:
     return a
 
 
-def chol_autocovariance(phi: list[Any], sigma: Any) -> list[list[Any]]:
+def chol_autocovariance(phi: Sequence[Any], sigma: Any) -> list[list[Any]]:
     """Entries of the lower-triangular square root for p successive values."""
     rows = autocovariance_root(phi, sigma, len(phi))
     return [[*jnp.unstack(row)[: k + 1], *[0.0] * (len(phi) - 1 - k)] for k, row in enumerate(rows)]
 
 
-def autocovariance_root(phi: list[Any], sigma: Any, n: int) -> list[Float[Array, " n *shape"]]:
-    """Rows of the lower-triangular square root of the covariance of n >= p values, innovations of sd ``sigma``.
+def autocovariance_root(phi: Sequence[Any], sigma: Any, n: int) -> Float[Array, "n n *shape"]:
+    """The lower-triangular square root of the covariance of n >= p successive values, innovations of sd ``sigma``.
 
     Row k predicts value k from the (at most p) values before it and adds the prediction error, whose variance is
     sigma² / prod_{j > k} (1 - r_j²): no linear system, exact up to the edge of stationarity and at sigma = 0. The
@@ -64,12 +64,14 @@ def autocovariance_root(phi: list[Any], sigma: Any, n: int) -> list[Float[Array,
     sd = [sigma] * (n + 1)
     for k in range(p - 1, -1, -1):
         sd[k] = sd[k + 1] / jnp.sqrt(_remaining(smaller[k + 1][-1]))
-    shape = jnp.broadcast_shapes(*(jnp.shape(e) for e in (*phi, sigma)))
-    rows: list[Array] = []
+    root = jnp.zeros((n, n, *jnp.broadcast_shapes(*(jnp.shape(e) for e in (*phi, sigma)))), jnp.result_type(sigma))
     for k in range(n):
-        terms = [jnp.asarray(e)[None] * rows[k - 1 - j] for j, e in enumerate(smaller[min(k, p)]) if not is_zero(e)]
-        rows.append(sum(terms, jnp.zeros((n, *shape), jnp.result_type(sigma))).at[k].set(sd[k]))
-    return rows
+        used = min(k, p)
+        if used > 0:
+            past = jnp.sum(smaller[used][::-1, None] * root[k - used : k], axis=0)
+            root = root.at[k].set(past)
+        root = fence(root.at[k, k].set(sd[k]))
+    return root
 
 
 def _remaining(r: Any) -> Any:
