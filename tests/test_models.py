@@ -461,6 +461,7 @@ MODELS = {
     + m.Cycle(7, damped=False, name="week")
     + m.Noise(),
     "trend in time": m.ContinuousTrend() + m.Noise(),
+    "sarima": m.SARIMA((2, 1, 1), (1, 1, 2, 4)) + m.ARMA(1, 1, name="fast"),
 }
 
 
