@@ -539,7 +539,9 @@ def test_a_pandas_index_of_dates_must_be_what_the_rows_say():
     assert engine.t == 4
     stamped = small()
     stamped.step(1.0, time="2024-01-01")
-    stamped.step(1.0, time=pd.Timestamp("2024-01-02 01:00", tz="Europe/Paris"))
+    with pytest.raises(ss.errors.InputError, match="has Europe/Paris, earlier stamps no time zone"):
+        stamped.step(1.0, time=pd.Timestamp("2024-01-02 01:00", tz="Europe/Paris"))
+    stamped.step(1.0, time=pd.Timestamp("2024-01-02"))
     assert stamped.t == 2
 
 

@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from smcssm import errors as errors
     from smcssm import filters as filters
     from smcssm import journal as journal
+    from smcssm import late as late
     from smcssm import models as models
     from smcssm import moves as moves
     from smcssm import plots as plots
@@ -20,7 +21,9 @@ else:
     # The same names, loaded when first used (PEP 562): `smcssm --help` need not wait for JAX. Where each one lives:
     # tests/test_cli.py holds this list and the one above together.
     _HOME = {
-        **dict.fromkeys(("errors", "filters", "journal", "models", "moves", "plots", "priors", "schedules"), ""),
+        **dict.fromkeys(
+            ("errors", "filters", "journal", "late", "models", "moves", "plots", "priors", "schedules"), ""
+        ),
         "Status": "core",
         "Engine": "engine",
         "Immediate": "schedules",

@@ -218,6 +218,14 @@ def horizon(h: Any) -> int:
     return int(h)
 
 
+def check_paths(draws: Any, seed: Any) -> None:
+    """How many paths to draw, none or more, and a seed or none."""
+    if draws != 0:
+        check_counts(draws=draws)
+    if seed is not None:
+        check_counts(seed=seed)
+
+
 def levels(quantiles: Any) -> list[float]:
     """Levels of quantiles."""
     if np.ndim(quantiles) != 1:

@@ -45,6 +45,7 @@ class Status(enum.IntEnum):
     NOT_POSITIVE_DEFINITE = 5  # some particles had a singular innovation covariance and were given weight zero
     NOT_FINITE = 6  # some particles had a log-likelihood of NaN and were given weight zero
     IMPOSSIBLE = 7  # zero likelihood for every particle, or too far off to bridge: the observation was not taken
+    DROPPED = 8  # it was late, and late observations are dropped
 
 
 @no_type_check  # JAX fills it with placeholders

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smcssm import assemble, readout
+from smcssm import assemble, clock, readout
 from smcssm.core import (
     AbstractFilter,
     AbstractKernel,
@@ -19,8 +19,10 @@ from smcssm.core import (
     Observation,
     Status,
 )
-from smcssm.ingest import one, to_block
+from smcssm.errors import ModelError
+from smcssm.ingest import future, one, to_block
 from smcssm.journal import Journal
+from smcssm.late import Policy, Refuse
 from smcssm.record import Ring, StepInfo, StepInfos
 from smcssm.runtime import Rows, Runtime
 from smcssm.snapshot import Snapshot
@@ -48,6 +50,10 @@ class Engine:
             ``smcssm.journal.Journal``, which says when they are synced. By default they are kept in memory.
         impossible: "error" refuses an observation that model and prior cannot explain, because no particle gives it a
             positive likelihood or tempering cannot bridge the distance; "missing" takes it as missing.
+        late: what becomes of observations older than the newest one: ``smcssm.late``.
+        time_unit: the unit of time that hyperparameters are per, where times are dates: "1D", "1h", a timedelta.
+            Without one, dates have to lie on a regular grid, and one step of it is the unit.
+        origin: the time at which the initial law holds; by default that of the first observation.
         resampling: "systematic"; or "multinomial", noisier, for which lineages tell the variance of the evidence.
         forgetting: a factor below 1 changes the target: at each observation the log-likelihood of everything before is
             multiplied by it, so that hyperparameters may drift, and ``log_evidence`` is the sum of one-step log
@@ -72,6 +78,9 @@ class Engine:
         runs: int = 1,
         record: int | None = 10_000,
         impossible: str = "error",
+        late: Policy = Refuse(),  # noqa: B008
+        time_unit: Any = None,
+        origin: Any = None,
         resampling: str = "systematic",
         forgetting: float = 1.0,
         journal: str | os.PathLike[str] | Journal | None = None,
@@ -94,6 +103,7 @@ class Engine:
             forgetting=forgetting,
         )
         self._seed = seed
+        self._timing = clock.timing(model.continuous_time, time_unit, origin, late)
         self._runtime = Runtime(smc, runs, n_particles, seed, assemble.history(journal, smc, runs))
         self._ring = None if record is None else Ring(record)
         self._told: set[str] = set()
@@ -172,13 +182,14 @@ class Engine:
         runtime, ny = self._runtime, len(self.model.channel_names)
         with runtime.lock:
             state, smc = runtime.state, runtime.smc
-            block, clock, layout = to_block(
-                self.model, runtime.n_series, smc.dtype, state.clock, state.layout, ys, **fields
+            block, now, layout, passed = to_block(
+                self.model, runtime.n_series, smc.dtype, state.clock, state.layout, ys, timing=self._timing, **fields
             )
             if len(block.dt) == 0:
-                return StepInfos.empty(ny)
+                return StepInfos.empty(ny).spread(passed.kept, state.clock.taken)
             bar = assemble.progress_bar(len(block.dt), progress)
-            return runtime.assimilate(block, clock, layout, bar, partial(self._report, block, state.clock.taken))
+            infos = runtime.assimilate(block, now, layout, bar, partial(self._report, block, state.clock.taken))
+            return infos.spread(passed.kept, state.clock.taken)
 
     def _report(self, block: Observation, t: int, rows: Rows) -> StepInfos:
         """What a call tells, and its place in the record; before the call is committed."""
@@ -214,35 +225,60 @@ class Engine:
 
     def forecast(
         self,
-        h: int,
+        h: int | None = None,
         *,
+        times: Any = None,
         inputs: Any = None,
         noise_sd: Any = None,
         exposure: Any = None,
         quantiles: Sequence[float] = (0.05, 0.5, 0.95),
+        draws: int = 0,
+        seed: int | None = None,
     ) -> xr.Dataset:
-        """Mean, sd and quantiles of the next h observations.
+        """Mean, sd and quantiles of future observations, hyperparameters and state integrated out.
 
-        They lie one unit of time apart. What came with the observations is needed for the future as well: h rows of
-        inputs, noise_sd, exposure.
+        What came with the observations is needed for the future as well: as many rows of inputs, noise_sd, exposure.
+
+        Args:
+            h: the next h observations, one unit of time apart.
+            times: or those at these times, not before the last observation; equal times are equal moments.
+            inputs: a row for each of them, where the model reads any.
+            noise_sd: likewise, where observations came with one.
+            exposure: likewise.
+            quantiles: levels, of the exact mixture over particles.
+            draws: how many joint paths of future observations and states: ``draws`` (draw, step, channel) and
+                ``state_draws`` (draw, step, state).
+            seed: of the paths; by default the same as long as the engine is.
+
+        Raises:
+            ModelError, InputError: h or times, levels, or the rows do not fit.
         """
+        if (h is None) == (times is None):
+            raise ModelError("forecast: give h, a number of steps, or times=")
+        levels = assemble.levels(quantiles)
+        assemble.check_paths(draws, seed)
         runtime = self._runtime
         with runtime.lock:
             state = runtime.state
-            nothing = np.full((assemble.horizon(h), len(self.model.channel_names)), np.nan)
-            clock = state.clock._replace(last=None, steps=())
-            future, _, _ = to_block(
+            if times is None:
+                stamps, dt = clock.ahead(self._timing, state.clock, assemble.horizon(h))
+            else:
+                stamps, dt = clock.beyond(self._timing, state.clock, times)
+            rows = future(
                 self.model,
                 runtime.n_series,
                 runtime.smc.dtype,
-                clock,
                 state.layout,
-                nothing,
+                state.clock.taken,
+                dt,
                 inputs=inputs,
                 noise_sd=noise_sd,
                 exposure=exposure,
             )
-            return readout.forecast(self.snapshot(), future, assemble.levels(quantiles))
+            now = self.snapshot()
+        table = readout.forecast(now, rows, levels)
+        table = table if draws == 0 else table.merge(readout.paths(now, rows, draws, seed))
+        return table if stamps is None else table.assign_coords(time=("step", stamps))
 
     @property
     def record(self) -> xr.Dataset:
@@ -279,7 +315,7 @@ class Engine:
         """
         new = object.__new__(Engine)
         with self._runtime.lock:
-            new._seed = self._seed if seed is None else seed
+            new._seed, new._timing = self._seed if seed is None else seed, self._timing
             new._runtime = self._runtime.copy(seed)
             new._ring = None if self._ring is None else self._ring.copy()
             new._told = set(self._told)

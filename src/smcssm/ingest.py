@@ -11,18 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from smcssm import grid
+from smcssm.clock import Clock, Elapsed, Timing, elapsed, fitting
 from smcssm.core import AbstractModel, Observation
 from smcssm.errors import InputError
-from smcssm.grid import Step
-
-
-class Clock(NamedTuple):
-    """Time so far: the last time stamp, and the steps that a regular series may have, none before they are known."""
-
-    taken: int = 0
-    last: Any = None
-    steps: tuple[Step, ...] = ()
 
 
 class Layout(NamedTuple):
@@ -44,8 +35,9 @@ def to_block(  # noqa: PLR0913
     inputs: Any = None,
     noise_sd: Any = None,
     exposure: Any = None,
-) -> tuple[Observation, Clock, Layout | None]:
-    """A block ``[t, ..., s]`` of the same observations for each of ``n_series`` populations."""
+    timing: Timing | None = None,
+) -> tuple[Observation, Clock, Layout | None, Elapsed]:
+    """A block ``[t, ..., s]`` of the same observations for each of ``n_series`` populations: those that are kept."""
     if ys is None:
         raise InputError("y is None: a missing value is NaN")
     if exposure is not None:
@@ -67,21 +59,60 @@ def to_block(  # noqa: PLR0913
         )
     sd = None if noise_sd is None else _positive("noise_sd", noise_sd, model.channel_names, n)
     length = None if exposure is None else _positive("exposure", exposure, model.channel_names, n)
-    dt, clock = _elapsed(clock, time, n, model.continuous_time)
+    passed, clock = elapsed(timing or Timing(model.continuous_time), clock, time, n)
+    v, sd, length = (None if a is None else a[passed.kept] for a in (v, sd, length))
+    block = _record(n_series, dtype, y[passed.kept], passed.dt, clock.taken, v, sd, length)
+    return block, clock, (layout or given) if n else layout, passed
+
+
+def _record(
+    n_series: int,
+    dtype: str,
+    y: np.ndarray,
+    dt: np.ndarray,
+    taken: int,
+    inputs: np.ndarray | None,
+    noise_sd: np.ndarray | None,
+    exposure: np.ndarray | None,
+) -> Observation:
+    """Rows up to number ``taken``, spread over series."""
 
     def spread(a: Any, kind: Any) -> np.ndarray:
         return np.repeat(np.asarray(a, kind)[..., None], n_series, axis=-1)
 
-    block = Observation(
+    return Observation(
         y=spread(np.where(np.isnan(y), 0.0, y), dtype),
         mask=spread(~np.isnan(y), bool),
         dt=spread(dt, dtype),
-        index=spread(np.arange(clock.taken - n, clock.taken), np.int64),
-        inputs=None if v is None else spread(v, dtype),
-        noise_sd=None if sd is None else spread(sd, dtype),
-        exposure=None if length is None else spread(length, dtype),
+        index=spread(np.arange(taken - len(y), taken), np.int64),
+        inputs=None if inputs is None else spread(inputs, dtype),
+        noise_sd=None if noise_sd is None else spread(noise_sd, dtype),
+        exposure=None if exposure is None else spread(exposure, dtype),
     )
-    return block, clock, (layout or given) if n else layout
+
+
+def future(  # noqa: PLR0913
+    model: AbstractModel,
+    n_series: int,
+    dtype: str,
+    layout: Layout | None,
+    taken: int,
+    dt: np.ndarray,
+    *,
+    inputs: Any = None,
+    noise_sd: Any = None,
+    exposure: Any = None,
+) -> Observation:
+    """Rows in which nothing is observed, with what a forecast needs of them."""
+    n, names = len(dt), model.channel_names
+    if exposure is not None:
+        raise InputError("exposure: no model of this version integrates over an exposure")
+    given = Layout(noise_sd is not None, exposure is not None)
+    if layout is not None and given != layout:
+        raise InputError(f"the observations came with {_given(layout)}, the forecast with {_given(given)}")
+    v = _inputs(model, inputs, n, "forecast")
+    sd = None if noise_sd is None else _positive("noise_sd", noise_sd, names, n)
+    return _record(n_series, dtype, np.full((n, len(names)), np.nan), dt, taken + n, v, sd, None)
 
 
 def one(value: Any, width: int, what: str) -> Any:
@@ -136,7 +167,7 @@ def _check_index(data: Any, time: Any) -> None:
         stamps = (
             index.tz_localize(None).to_numpy("datetime64[ns]") if hasattr(index, "tz_localize") else index.to_numpy()
         )
-        _fitting(stamps, (), "the index is irregular")
+        fitting(stamps, (), "the index is irregular", np.arange(1, len(stamps)))
 
 
 def _column(frame: dict[str, Any], name: str) -> Any:
@@ -206,18 +237,18 @@ def _matrix(what: str, values: Any, names: Sequence[str]) -> np.ndarray:
     return a
 
 
-def _inputs(model: AbstractModel, inputs: Any, n: int) -> np.ndarray | None:
+def _inputs(model: AbstractModel, inputs: Any, n: int, rows: str = "observations") -> np.ndarray | None:
     names = model.input_names
     if not names:
         if inputs is not None:
             raise InputError("inputs were given, but this model reads none")
         return None
     if inputs is None:
-        raise InputError(f"this model needs inputs with every observation: {', '.join(names)}")
+        raise InputError(f"this model needs inputs for every row of the {rows}: {', '.join(names)}")
     frame = _frame(inputs)
     v = _matrix("inputs", inputs if frame is None else _columns(frame, names, "input"), names)
     if len(v) != n:
-        raise InputError(f"inputs has {len(v)} rows, the observations {n}")
+        raise InputError(f"inputs has {len(v)} rows, the {rows} {n}")
     if np.isnan(v).any():
         row, column = np.argwhere(np.isnan(v))[0]
         raise InputError(f"inputs: row {row} of {names[column]} is missing; only observations may be")
@@ -236,78 +267,3 @@ def _positive(what: str, values: Any, names: Sequence[str], n: int) -> np.ndarra
 
 def _given(layout: Layout) -> str:
     return ", ".join(name for name, present in layout._asdict().items() if present) or "neither"
-
-
-def _elapsed(clock: Clock, time: Any, n: int, continuous: bool) -> tuple[np.ndarray, Clock]:
-    """Time since the previous observation, 0 for the very first; without time stamps, one unit per observation."""
-    first = clock.taken == 0
-    if time is None:
-        if clock.last is not None and n:
-            raise InputError("earlier observations had a time, this one has none")
-        dt = np.ones(n)
-        dt[: int(first)] = 0.0
-        return dt, clock._replace(taken=clock.taken + n)
-    stamps = _stamps(time, n)
-    if n == 0:
-        return np.zeros(0), clock
-    if clock.last is None and not first:
-        raise InputError("earlier observations had no time, this one has")
-    if not first and np.asarray(clock.last).dtype.kind != stamps.dtype.kind:
-        raise InputError(f"time: earlier stamps were like {clock.last}, this one is {stamps[0]}")
-    previous = stamps[:1] if first else np.asarray([clock.last], stamps.dtype)
-    gaps = np.diff(np.concatenate([previous, stamps]))
-    numeric = gaps.dtype.kind == "f"
-    zero = 0.0 if numeric else np.timedelta64(0, "ns")
-    backwards = gaps < zero if continuous and numeric else gaps <= zero
-    backwards[: int(first)] = False
-    if backwards.any():
-        row = int(np.argmax(backwards))
-        raise InputError(f"time goes back or stands still at row {row}: {stamps[row]} after {stamps[row] - gaps[row]}")
-    if continuous and numeric:
-        return gaps.astype(float), Clock(clock.taken + n, stamps[-1])
-    return _on_grid(clock, stamps, first)
-
-
-def _on_grid(clock: Clock, stamps: np.ndarray, first: bool) -> tuple[np.ndarray, Clock]:
-    """Unit steps of a series that must be regular."""
-    dt = np.ones(len(stamps))
-    dt[: int(first)] = 0.0
-    through = stamps if first else np.concatenate([np.asarray([clock.last], stamps.dtype), stamps])
-    steps = _fitting(through, clock.steps, "irregular time", int(first)) if len(through) > 1 else ()
-    return dt, Clock(clock.taken + len(stamps), stamps[-1], steps)
-
-
-def _fitting(stamps: np.ndarray, steps: tuple[Step, ...], complaint: str, offset: int = 1) -> tuple[Step, ...]:
-    """Those of the steps, or of all from the first stamp to the second, that lead through all stamps; at least one."""
-    steps = steps or grid.steps(*stamps[:2])
-    fits = [grid.follows(stamps, step) for step in steps]
-    if left := tuple(step for step, fit in zip(steps, fits, strict=True) if fit.all()):
-        return left
-    at, step = max((int(np.argmin(fit)), i) for i, fit in enumerate(fits))  # of the one that leads farthest
-    here, there, expected = map(grid.written, (*stamps[at : at + 2], grid.add(stamps[at], steps[step])))
-    raise InputError(
-        f"{complaint} at row {at + offset}: {there} after {here}, where a step of {grid.told(steps[step])} leads to "
-        f"{expected}. Put the series on its grid, with NaN where nothing was observed"
-    )
-
-
-def _stamps(time: Any, n: int) -> np.ndarray:
-    """Time stamps as float64 numbers or datetime64[ns]."""
-    values = time.to_numpy() if hasattr(time, "to_numpy") else np.asarray(time)
-    values = np.atleast_1d(values)
-    if values.dtype.kind in "OUS":
-        import pandas as pd
-
-        try:
-            values = pd.to_datetime(values, utc=True).tz_localize(None).to_numpy("datetime64[ns]")
-        except (TypeError, ValueError):
-            raise InputError(f"time: expected numbers or datetimes, got {values.ravel()[0]}") from None
-    if values.dtype.kind not in "iufM":
-        raise InputError(f"time: expected numbers or datetimes, got {values.ravel()[0]!r}")
-    if values.shape != (n,):
-        raise InputError(f"time has shape {values.shape}, the observations have {n} rows")
-    stamps = values.astype("datetime64[ns]") if values.dtype.kind == "M" else values.astype(float)
-    wrong = np.isnat(stamps) if stamps.dtype.kind == "M" else ~np.isfinite(stamps)
-    if wrong.any():
-        raise InputError(f"time: row {int(np.argmax(wrong))} is {stamps[np.argmax(wrong)]}")
-    return stamps

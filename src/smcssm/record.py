@@ -60,6 +60,19 @@ class StepInfos:
         flat, whole = np.zeros(0), np.zeros(0, int)
         return cls(whole, flat, wide, wide, wide, flat, whole.astype(bool), flat, whole)
 
+    def spread(self, kept: np.ndarray, taken: int) -> StepInfos:
+        """As many rows as were given, those not kept with status ``DROPPED``; ``taken`` rows had come before."""
+        if kept.all():
+            return self
+        blank = {f.name: 0.0 if f.name == "log_predictive" else np.nan for f in fields(self)}
+        blank |= {"moved": False, "status": Status.DROPPED, "t": 0}
+        out = {}
+        for name, column in vars(self).items():
+            out[name] = np.full((len(kept), *column.shape[1:]), blank[name], column.dtype)
+            out[name][kept] = column
+        out["t"] = taken + np.cumsum(kept)
+        return StepInfos(**out)
+
     def __len__(self) -> int:
         return len(self.t)
 

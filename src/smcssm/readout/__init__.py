@@ -6,6 +6,7 @@ from smcssm.readout.error import log_evidence_sd as log_evidence_sd
 from smcssm.readout.export import record as record
 from smcssm.readout.export import to_arviz as to_arviz
 from smcssm.readout.forecast import forecast as forecast
+from smcssm.readout.paths import paths as paths
 from smcssm.readout.posterior import posterior as posterior
 from smcssm.readout.state import state as state
 from smcssm.readout.summary import summary as summary
