@@ -25,10 +25,13 @@ from smcssm.errors import ModelError, SmcssmWarning
 from smcssm.filters import Kalman
 from smcssm.history import History
 from smcssm.journal import Journal, create
+from smcssm.late import Revise
 from smcssm.smc2.kernels import Metropolis
+from smcssm.smc2.kernels.gradient import AbstractGradient
 from smcssm.smc2.population import SMC2
 from smcssm.smc2.schedules import Immediate
 from smcssm.snapshot import Snapshot
+from smcssm.timeline import Timeline
 
 LONG = 2000  # observations, from which on a bar is shown
 MANY = 0.1  # of the prior's draws
@@ -48,6 +51,7 @@ def smc2(  # noqa: PLR0913
     n_particles: int,
     resampling: str,
     forgetting: float,
+    late: Any,
 ) -> SMC2:
     """The parts of an engine, checked against each other."""
     check_model(model, prior)
@@ -66,6 +70,7 @@ def smc2(  # noqa: PLR0913
     kernel, when = Metropolis() if move is None else move, Immediate() if schedule is None else schedule
     when.check(move, inner)
     check_forgetting(forgetting, when)
+    check_late(late, when, kernel, forgetting)
     groups = groups_for(n_particles, chosen.size)
     smc = SMC2(
         prior=chosen,
@@ -80,6 +85,7 @@ def smc2(  # noqa: PLR0913
         impossible=impossible,
         record=record,
         dtype=str(dtype),
+        horizon=int(late.horizon) if isinstance(late, Revise) else 0,
     )
     smc.kernel.check(smc, n_particles)
     return smc
@@ -96,15 +102,32 @@ def check_forgetting(forgetting: float, schedule: AbstractSchedule) -> None:
         )
 
 
-def history(journal: Any, smc: SMC2, n_series: int) -> History:
+def check_late(late: Any, schedule: AbstractSchedule, kernel: AbstractKernel, forgetting: float) -> None:
+    """Late rows are put in their place by filtering anew under the present hyperparameters, from a known past."""
+    if not isinstance(late, Revise):
+        return
+    why = None
+    if schedule.remembers is not None:
+        why = f"schedule={schedule!r}: its beliefs are not those of a replay, and it keeps no history"
+    elif forgetting < 1:
+        why = f"forgetting={forgetting}: how much a row still counts would depend on when it arrived"
+    elif isinstance(kernel, AbstractGradient):
+        why = f"move={kernel!r}: the gradient of what a late surprise leaves pending is not known. Use Metropolis()"
+    if why is not None:
+        raise ModelError(f"late={late!r} cannot be combined with {why}")
+
+
+def history(journal: Any, smc: SMC2, n_series: int, timeline: Timeline | None = None) -> History:
     """Where observations are kept: in memory, or in a folder."""
     if journal is None:
-        return History()
+        return History(timeline=timeline)
     if isinstance(journal, (str, os.PathLike)):
         journal = Journal(journal)
     if not isinstance(journal, Journal):
         raise ModelError(f"journal={journal!r}: expected a folder, or an ss.journal.Journal")
-    return create(journal, about(smc, n_series))
+    new = create(journal, about(smc, n_series))
+    new.timeline = timeline
+    return new
 
 
 def about(smc: SMC2, n_series: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from smcssm.errors import InputError, ModelError
 from smcssm.grid import Stamp, Step
 from smcssm.late import Drop, Policy, Refuse, Revise
 from smcssm.stamps import stamps_of, unit_of
+from smcssm.timeline import Timeline
 
 
 class Timing(NamedTuple):
@@ -77,6 +78,15 @@ def timing(continuous: bool, time_unit: Any, origin: Any, late: Any) -> Timing:
     return Timing(continuous, unit, stamp, late)
 
 
+def timeline(timing: Timing) -> Timeline | None:
+    """The order of times, for histories into which late rows are put."""
+    if not isinstance(timing.late, Revise):
+        return None
+    unit, origin = timing.unit, timing.origin
+    plain = int(origin.astype(np.int64)) if isinstance(origin, np.datetime64) else origin
+    return Timeline(None if not timing.continuous else 1.0 if unit is None else int(unit.astype(np.int64)), plain)
+
+
 def elapsed(timing: Timing, clock: Clock, time: Any, n: int) -> tuple[Elapsed, Clock]:
     """The time that passed before each of n rows, and the clock after them."""
     all_of_them, none = np.ones(n, bool), np.zeros(n, bool)
@@ -94,20 +104,13 @@ def elapsed(timing: Timing, clock: Clock, time: Any, n: int) -> tuple[Elapsed, C
         return Elapsed(none, none, np.zeros(0), None), clock
     _check(timing, clock, stamps, zone)
     start = clock.last if not first else stamps[0] if timing.origin is None else timing.origin
-    if first and timing.origin is not None and stamps[0] < start:
-        raise _before_origin(0, stamps[0], timing.origin)
     before = np.maximum.accumulate(np.concatenate([np.asarray([start], stamps.dtype), stamps]))[:-1]
     ahead = stamps > before
     ahead[: int(first)] = True
     exact = timing.continuous and (timing.unit is not None or stamps.dtype.kind == "f")
     in_time = ahead if isinstance(timing.late, Drop) or not exact else stamps >= before
     if isinstance(timing.late, Refuse) and not in_time.all():
-        row = int(np.argmin(in_time))
-        raise InputError(
-            f"time goes back or stands still at row {row}: {grid.written(stamps[row])} after "
-            f"{grid.written(before[row])}. Engine(late=ss.late.Drop()) drops such rows, ss.late.Revise(horizon) puts "
-            f"them in their place{_or_unit(timing, stamps, ', ')}"
-        )
+        raise _late(timing, stamps, before, int(np.argmin(in_time)))
     kept, late = (in_time, none) if isinstance(timing.late, Drop) else (all_of_them, ~in_time)
     steps = clock.steps
     if exact:
@@ -186,8 +189,19 @@ def _check(timing: Timing, clock: Clock, stamps: np.ndarray, zone: str | None, w
         raise InputError(f"{what} has {zone}, earlier stamps {clock.zone}: convert all to UTC, say, or to none")
     if timing.unit is not None and stamps.dtype.kind != "M":
         raise InputError(f"{what}: time_unit is for dates; {stamps[0]} is a number, and the unit of numbers is 1")
+    dated = stamps.dtype.kind == "M"
+    if isinstance(timing.late, Revise) and timing.continuous and dated and timing.unit is None:
+        raise InputError(f'{what}: late=Revise measures the time between dates: say its unit, Engine(time_unit="1D")')
     if timing.origin is not None and (early := stamps < timing.origin).any():
         raise _before_origin(int(np.argmax(early)), stamps[np.argmax(early)], timing.origin)
+
+
+def _late(timing: Timing, stamps: np.ndarray, before: np.ndarray, row: int) -> InputError:
+    return InputError(
+        f"time goes back or stands still at row {row}: {grid.written(stamps[row])} after {grid.written(before[row])}. "
+        "Engine(late=ss.late.Drop()) drops such rows, ss.late.Revise(horizon) puts them in their place"
+        + _or_unit(timing, stamps, ", ")
+    )
 
 
 def _before_origin(row: int, stamp: Stamp, origin: Stamp) -> InputError:

@@ -258,10 +258,12 @@ class AbstractSchedule(eqx.Module):
         """Raise ``ModelError``, with the reason, where it cannot use the filter or the move that was asked for."""
 
     @abc.abstractmethod
-    def feed(self, smc: Any, pending: PyTree[Array], history: Any, block: Observation, count: int) -> PyTree[Array]:
+    def feed(
+        self, smc: Any, pending: PyTree[Array], history: Any, block: Observation, count: int, known: int = 0
+    ) -> PyTree[Array]:
         """What ``advance`` will need of history while the first ``count`` rows of a block are taken. On the host.
 
-        Leaves have one row per row of the block.
+        Leaves have one row per row of the block; ``known`` rows of it are in history already.
         """
 
     @abc.abstractmethod
@@ -283,6 +285,13 @@ class AbstractSchedule(eqx.Module):
         self, smc: Any, pending: PyTree[Array], population: Any, history: Any, due: Bool[Any, " s"]
     ) -> tuple[PyTree[Array], Any, Any]:
         """Do what is due: (pending, population, report of the move or None). On the host."""
+
+    def close(
+        self, smc: Any, pending: PyTree[Array], population: Any, history: Any
+    ) -> tuple[PyTree[Array], Any, Any]:
+        """Let in at once what is still pending of surprises, before a late row. A hook: mostly nothing is."""
+        del smc, history
+        return pending, population, None
 
     @abc.abstractmethod
     def warmup(self, smc: Any, pending: PyTree[Array], population: Any, history: Any) -> None:

@@ -101,10 +101,12 @@ class Engine:
             n_particles=n_particles,
             resampling=resampling,
             forgetting=forgetting,
+            late=late,
         )
         self._seed = seed
         self._timing = clock.timing(model.continuous_time, time_unit, origin, late)
-        self._runtime = Runtime(smc, runs, n_particles, seed, assemble.history(journal, smc, runs))
+        history = assemble.history(journal, smc, runs, clock.timeline(self._timing))
+        self._runtime = Runtime(smc, runs, n_particles, seed, history)
         self._ring = None if record is None else Ring(record)
         self._told: set[str] = set()
         assemble.warn_of_signs(self.snapshot())
@@ -188,7 +190,7 @@ class Engine:
             if len(block.dt) == 0:
                 return StepInfos.empty(ny).spread(passed.kept, state.clock.taken)
             bar = assemble.progress_bar(len(block.dt), progress)
-            infos = runtime.assimilate(block, now, layout, bar, partial(self._report, block, state.clock.taken))
+            infos = runtime.assimilate(block, now, layout, passed, bar, partial(self._report, block, state.clock.taken))
             return infos.spread(passed.kept, state.clock.taken)
 
     def _report(self, block: Observation, t: int, rows: Rows) -> StepInfos:

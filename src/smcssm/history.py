@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +18,14 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from smcssm.core import Observation
+from smcssm.timeline import Timeline
 
 CHUNK = 256
 SEGMENT = 16 * CHUNK
-MARKS = "surprising"
+MARKS, TIMES = "surprising", "time"
 
 Columns = dict[str, np.ndarray]
-"""Rows as one array per leaf of the observation record, time first, and one of marks."""
+"""Rows as one array per leaf of the observation record, time first, one of marks, and for a timeline one of times."""
 
 
 class Chunk(NamedTuple):
@@ -125,10 +127,14 @@ class History:
 
     A further column marks, per series, the rows that came as a surprise. Those that are still partly pending are the
     marked ones from some row on; which row that is, a schedule knows.
+
+    With a ``timeline`` history is replayed in the order of times: ``chunks``, ``view`` and ``take`` then count
+    positions in it, ``rows`` and everything else rows as they arrived.
     """
 
-    def __init__(self, store: Store | None = None) -> None:
+    def __init__(self, store: Store | None = None, timeline: Timeline | None = None) -> None:
         self._store = Memory() if store is None else store
+        self.timeline = timeline
 
     def __len__(self) -> int:
         return len(self._store)
@@ -139,16 +145,32 @@ class History:
         return self._store.path
 
     @property
+    def newest_is_late(self) -> bool:
+        """Whether the row that arrived last is not the last one in the order of times."""
+        line, last = self.timeline, len(self) - 1
+        return line is not None and len(line) > 0 and int(line.numbers(np.asarray([last]))[0]) != last
+
+    @property
     def first(self) -> Observation:
         """The first row."""
         return jax.tree.map(lambda leaf: leaf[0], self.rows(0, 1))
 
-    def append(self, block: Observation, count: int, surprising: Bool[np.ndarray, "t s"] | None = None) -> None:
-        """Add the first ``count`` rows of a block."""
+    def append(
+        self,
+        block: Observation,
+        count: int,
+        surprising: Bool[np.ndarray, "t s"] | None = None,
+        times: np.ndarray | None = None,
+    ) -> None:
+        """Add the first ``count`` rows of a block; with a timeline they have times."""
         columns = {name: column[:count] for name, column in _columns(block, surprising).items()}
+        if self.timeline is not None and times is not None:
+            columns[TIMES] = times[:count]
         if len(self) and tuple(columns) != self._store.names:
             raise ValueError("the optional leaves of an observation record are there for all of a journal, or never")
         self._store.append(columns)
+        if self.timeline is not None and times is not None:
+            self.timeline.extend(times[:count])
 
     def commit(self, length: int) -> None:
         """The first ``length`` rows are there to stay. After an exception ``truncate`` to what was there before."""
@@ -157,16 +179,22 @@ class History:
     def truncate(self, length: int) -> None:
         """Forget rows from ``length`` on: those of a call that failed."""
         self._store.truncate(length)
+        if self.timeline is not None:
+            self.timeline.truncate(length)
+
+    def blank(self) -> History:
+        """One without rows, in memory."""
+        return History(timeline=None if self.timeline is None else self.timeline.blank())
 
     def copy(self) -> History:
         """An independent journal with the same rows, in memory."""
-        new = History()
+        new = History(timeline=None if self.timeline is None else self.timeline.copy())
         for start in range(0, len(self), SEGMENT):
             new._store.append(self._store.read(start, min(start + SEGMENT, len(self))))
         return new
 
     def rows(self, start: int = 0, stop: int | None = None) -> Observation:
-        """Rows start to stop."""
+        """Rows start to stop, as they arrived."""
         return self._read(start, len(self) if stop is None else min(stop, len(self)))[0]
 
     def _read(self, start: int, stop: int) -> tuple[Observation, Bool[np.ndarray, "t s"]]:
@@ -175,14 +203,34 @@ class History:
             raise IndexError("the history is empty")
         columns = self._store.read(start, stop)
         marks = columns.pop(MARKS)
+        columns.pop(TIMES, None)
         return Observation(**columns), marks
 
-    def chunks(self, since: Int[np.ndarray, " s"]) -> Iterator[Chunk]:
-        """All of history, oldest first. Of each series, surprises from row ``since`` on are pooled."""
-        for start in range(0, len(self), CHUNK):
-            rows, marks = self._read(start, start + CHUNK)
-            pooled = marks & (np.arange(start, start + CHUNK)[:, None] >= since)
-            yield Chunk(rows, pooled, min(CHUNK, len(self) - start))
+    def chunks(
+        self, since: Int[np.ndarray, " s"], start: int = 0, stop: int | None = None, unseen: int | None = None
+    ) -> Iterator[Chunk]:
+        """History from start to stop, oldest first; row ``unseen``, if there is one, as if its values were missing.
+
+        Of each series, surprises from row ``since`` on are pooled.
+        """
+        end = len(self) if stop is None else stop
+        for first in range(start, end, CHUNK):
+            rows, marks, numbers = self.replayed(first, first + CHUNK)
+            if unseen is not None:
+                mask = rows.mask & (numbers != unseen)[:, None, None]
+                rows = replace(rows, mask=mask, y=np.where(mask, rows.y, 0.0).astype(rows.y.dtype))
+            yield Chunk(rows, marks & (numbers[:, None] >= since), min(CHUNK, end - first))
+
+    def replayed(self, start: int, stop: int) -> tuple[Observation, Bool[np.ndarray, "t s"], Int[np.ndarray, " t"]]:
+        """Positions start to stop, past the end they hold nothing that counts: rows, their marks and numbers."""
+        if self.timeline is None or len(self.timeline) == 0:
+            return *self._read(start, stop), np.arange(start, stop)
+        positions = np.minimum(np.arange(start, stop), len(self) - 1)
+        numbers = self.timeline.numbers(positions)
+        first = int(numbers.min())
+        rows, marks = jax.tree.map(lambda leaf: leaf[numbers - first], self._read(first, int(numbers.max()) + 1))
+        dt = self.timeline.dt(positions).astype(rows.dt.dtype)
+        return replace(rows, dt=np.repeat(dt[:, None], rows.dt.shape[1], axis=1)), marks, numbers
 
     def view(self, since: Int[np.ndarray, " s"]) -> View:
         """The same as one array per leaf, for programs that go through history more than once.
@@ -198,11 +246,14 @@ class History:
     def take(
         self, numbers: Int[np.ndarray, "r s"], since: Int[np.ndarray, " s"], block: Observation
     ) -> tuple[Observation, Bool[np.ndarray, "r s"]]:
-        """Rows by number, each series its own, and whether they are pooled; numbers past the end count into ``block``.
+        """Rows by position, each series its own, and whether they are pooled; past the end positions are of ``block``.
 
         The rows of the block are not marked yet.
         """
-        following = _columns(block)
+        following, positions = _columns(block), numbers
+        if self.timeline is not None and len(self.timeline):
+            here = positions < len(self)
+            numbers = np.where(here, self.timeline.numbers(np.where(here, positions, 0)), positions)
         out = {n: np.zeros((len(numbers), *column.shape[1:]), column.dtype) for n, column in following.items()}
         for here, columns, start in [*self._runs(numbers), (numbers >= len(self), following, len(self))]:
             row, series = np.nonzero(here)
@@ -210,6 +261,10 @@ class History:
             for name, target in out.items():
                 target[row, ..., series] = columns[name][place, ..., series]
         marks = out.pop(MARKS)
+        out.pop(TIMES, None)
+        if self.timeline is not None and len(self.timeline):
+            here = positions < len(self)
+            out["dt"] = np.where(here, self.timeline.dt(np.where(here, positions, 0)), out["dt"]).astype(block.dt.dtype)
         return Observation(**out), marks & (numbers >= since)
 
     def _runs(self, numbers: Int[np.ndarray, "r s"]) -> Iterator[tuple[Bool[np.ndarray, "r s"], Columns, int]]:

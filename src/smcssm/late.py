@@ -8,10 +8,12 @@ is treated as late. Late rows need `smc2.late`; which rows are late is decided i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from smcssm.errors import ModelError
+from smcssm.errors import InputError, ModelError
+from smcssm.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,21 @@ class Revise:
 
 
 Policy = Refuse | Drop | Revise
+
+
+def check_place(timeline: Timeline | None, stamp: Any, horizon: int) -> None:
+    """Whether a late row has a place that it can be put in."""
+    assert timeline is not None
+    if timeline.precedes(stamp):
+        raise InputError(
+            f"time: a row is {timeline.told(stamp)} before the first one, whose time is that of the initial law. Build "
+            "the engine with an origin= that is early enough"
+        )
+    if not timeline.holds(stamp):
+        raise InputError("time: a late row is between two steps of this model: it fits only where another row is")
+    behind = len(timeline) - timeline.place(stamp)
+    if behind > horizon:
+        raise InputError(
+            f"time: a row is {behind} rows late, late=Revise(horizon={horizon}) reaches {horizon} rows back: raise the "
+            "horizon, or take Drop()"
+        )

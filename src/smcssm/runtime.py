@@ -19,11 +19,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from smcssm.clock import Clock, Elapsed
 from smcssm.core import Observation, Status
 from smcssm.errors import ImpossibleObservationError, ModelError
 from smcssm.history import History, pad
-from smcssm.ingest import Clock, Layout
+from smcssm.ingest import Layout
+from smcssm.late import check_place
 from smcssm.smc2.adapt import compiled
+from smcssm.smc2.late import revise
 from smcssm.smc2.population import SMC2, Population, init, prior_draws
 from smcssm.smc2.report import Row, recorded_quantiles, unpack
 from smcssm.smc2.step import advance, reported, with_stepped
@@ -61,7 +64,7 @@ class Runtime:
         self.lock = threading.RLock()
         self._busy = False
         self.model, self.schedule, self.channels = smc.filter.model, smc.schedule, smc.filter.model.channel_names
-        self._run = compiled(advance, smc)
+        self._run, self._revise = compiled(advance, smc), compiled(revise, smc)
         with jax.enable_x64(True):
             self.state = self._fresh(seed)
 
@@ -97,6 +100,7 @@ class Runtime:
         block: Observation,
         clock: Clock,
         layout: Layout | None,
+        passed: Elapsed,
         progress: AbstractContextManager[Callable[[int], None] | None],
         report: Callable[[Rows], T],
     ) -> T:
@@ -104,29 +108,38 @@ class Runtime:
         with self._alone(), jax.enable_x64(True):
             state = self.state
             self.history.truncate(state.length)  # rows of a call that failed never were
-            population, pending, reports = state.population, state.pending, []
-            start, total, last_move = 0, len(block.dt), state.last_move
-            evidence = [state.log_evidence[None]]
-            with progress as tick:
-                while start < total:
-                    part = jax.tree.map(lambda leaf, a=start: leaf[a : a + BLOCK], block)
-                    population, pending, rows, move = self._advance(population, pending, part)
-                    start += len(rows.ess)
-                    reports.append((rows, move))
-                    evidence.append(rows.log_evidence)
-                    last_move = last_move if move is None else move
-                    if tick is not None:
-                        tick(len(rows.ess))
-            if not np.isfinite(evidence[-1]).all():
-                raise FloatingPointError("the evidence is not finite: the engine is unchanged")
-            published = report(_join(reports, np.concatenate(evidence), self.n_series))
-            length = len(self.history)
             try:
+                with progress as tick:
+                    population, pending, reports = self._through(block, passed, tick)
+                evidence = np.concatenate([state.log_evidence[None], *(rows.log_evidence for rows, _ in reports)])
+                if not np.isfinite(evidence[-1]).all():
+                    raise FloatingPointError("the evidence is not finite: the engine is unchanged")
+                published = report(_join(reports, evidence, self.n_series))
+                length = len(self.history)
+                last_move = next((move for _, move in reversed(reports) if move is not None), state.last_move)
                 self.history.commit(length)
-                self.state = Committed(population, pending, evidence[-1][-1], clock, layout, length, last_move)
+                self.state = Committed(population, pending, evidence[-1], clock, layout, length, last_move)
             finally:
                 self.history.truncate(self.state.length)
         return published
+
+    def _through(
+        self, block: Observation, passed: Elapsed, tick: Callable[[int], None] | None
+    ) -> tuple[Population, PyTree, list]:
+        """All rows of a block from the committed state, in parts: of rows in time, or one late row."""
+        population, pending, reports = self.state.population, self.state.pending, []
+        start, late = 0, np.append(np.flatnonzero(passed.late), len(block.dt))
+        while start < len(block.dt):
+            following = int(late[np.searchsorted(late, start)])  # late row
+            step = self._put_in_place if following == start else self._advance
+            stop = start + 1 if following == start else min(start + BLOCK, following)
+            part, times = jax.tree.map(lambda leaf, a=start, b=stop: leaf[a:b], (block, passed.stamps))
+            population, pending, rows, move = step(population, pending, part, times)
+            start += len(rows.ess)
+            reports.append((rows, move))
+            if tick is not None:
+                tick(len(rows.ess))
+        return population, pending, reports
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -141,40 +154,81 @@ class Runtime:
                 self._busy = False
 
     def _advance(
-        self, population: Population, pending: PyTree, part: Observation
+        self, population: Population, pending: PyTree, part: Observation, times: np.ndarray | None
     ) -> tuple[Population, PyTree, Row, Any]:
         """Rows of a part up to the first that needs the host, and what the host then does."""
         count, length = len(part.dt), len(self.history)
         take = pad(part, BLOCK)
         feed = self.schedule.feed(self.smc, pending, self.history, take, count)
-        state, following, report = self._run(population, pending, take, feed, np.int64(count))
+        trailing = self._trailing(part)
+        state, following, report = self._run(population, pending, take, feed, np.int64(count), trailing)
         taken = with_stepped(population, state)
         rows, due = unpack(np.asarray(report), len(self.channels), self.n_series)
         done, last = len(rows.ess), rows.status[-1]
         if self.smc.impossible == "error" and (last == Status.IMPOSSIBLE).any():
             self._refuse(part, done - 1, "has likelihood zero for every particle")
-        self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), self._kept(done), rows.pooled)
-        if not due.any():
-            return taken, following, rows, None
+        self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), self._kept(done), rows.pooled, times)
         try:
-            following, taken, move = self.schedule.act(self.smc, following, taken, self.history, due)
+            return self._act(following, taken, rows, due)
         except ImpossibleObservationError as error:
             if self.smc.impossible == "error":
                 self._refuse(part, done - 1, str(error))
-            self.history.truncate(length)
-            return self._advance_without(population, pending, part, done - 1)
-        rows.log_evidence[-1], rows.quantiles[-1] = map(np.asarray, compiled(_after_move, self.smc)(taken))
-        rows.status[-1] = np.maximum(_settled(last, taken), 0 if move is None else move.status)
-        return taken, following, rows, move
-
-    def _advance_without(
-        self, population: Population, pending: PyTree, part: Observation, i: int
-    ) -> tuple[Population, PyTree, Row, Any]:
-        """The same with row i taken as missing; the rows before it needed nothing from the host, nor do they now."""
-        part = _without(part, np.arange(i + 1)[:, None] == i)
-        population, pending, rows, move = self._advance(population, pending, part)
-        rows.status[i] = Status.IMPOSSIBLE
+        self.history.truncate(length)  # once more without it: the rows before it needed nothing from the host
+        part = _without(part, np.arange(done)[:, None] == done - 1)
+        population, pending, rows, move = self._advance(population, pending, part, times)
+        rows.status[done - 1] = Status.IMPOSSIBLE
         return population, pending, rows, move
+
+    def _act(
+        self, pending: PyTree, population: Population, rows: Row, due: np.ndarray
+    ) -> tuple[Population, PyTree, Row, Any]:
+        """What the host does after a row, and what is reported of it then."""
+        if not due.any():
+            return population, pending, rows, None
+        pending, population, move = self.schedule.act(self.smc, pending, population, self.history, due)
+        rows.log_evidence[-1], rows.quantiles[-1] = map(np.asarray, compiled(_after_move, self.smc)(population))
+        rows.status[-1] = np.maximum(_settled(rows.status[-1], population), 0 if move is None else move.status)
+        return population, pending, rows, move
+
+    def _trailing(self, part: Observation) -> tuple[Observation, np.ndarray] | None:
+        """The rows that become too old for late ones to come before them, while a part is taken."""
+        if not self.smc.horizon:
+            return None
+        places = len(self.history) + np.arange(len(part.dt)) - self.smc.horizon
+        since = np.zeros(self.n_series, np.int64)
+        numbers = np.repeat(np.maximum(places, 0)[:, None], self.n_series, axis=1)
+        rows, _ = self.history.take(numbers, since, part)
+        return pad(rows, BLOCK), np.append(places >= 0, np.zeros(BLOCK - len(places), bool))
+
+    def _put_in_place(
+        self, population: Population, pending: PyTree, part: Observation, times: np.ndarray
+    ) -> tuple[Population, PyTree, Row, Any]:
+        """A late row."""
+        length, history, smc = len(self.history), self.history, self.smc
+        check_place(history.timeline, times[0], smc.horizon)
+        pending, population, _ = self.schedule.close(smc, pending, population, history)
+        history.append(part, 1, times=times)
+        settled = max(length - smc.horizon, 0)
+        rows, _, _ = history.replayed(settled, settled + smc.horizon + 1)
+        feed = self.schedule.feed(smc, pending, history, part, 1, known=1)
+        counts = np.int64(length + 1 - settled), np.bool_(length + 1 - smc.horizon > settled)
+        state, following, report = self._revise(population, pending, rows, *counts, feed)
+        taken = with_stepped(population, state)
+        row, due = unpack(np.asarray(report), len(self.channels), self.n_series)
+        impossible, why = row.status == Status.IMPOSSIBLE, "has likelihood zero for every particle"
+        history.truncate(length)
+        history.append(part, 1, row.pooled, times)
+        if not impossible.any():
+            try:
+                return self._act(following, taken, row, due)
+            except ImpossibleObservationError as error:
+                impossible, why = np.ones_like(impossible), str(error)
+        if smc.impossible == "error":
+            self._refuse(part, 0, why)
+        history.truncate(length)
+        population, pending, row, move = self._put_in_place(population, pending, _without(part, impossible), times)
+        row.status[:] = np.where(impossible, Status.IMPOSSIBLE, row.status)
+        return population, pending, row, move
 
     def _kept(self, done: int) -> int:
         """How many of these rows go into history: all, but for a schedule that forgets and has no journal."""
@@ -207,7 +261,7 @@ class Runtime:
         if self.history.path is not None:
             raise ModelError(f"reset would give up what {self.history.path} holds: build a new engine, or reset a copy")
         with self._alone(), jax.enable_x64(True):
-            self.state, self.history = self._fresh(seed), History()
+            self.state, self.history = self._fresh(seed), self.history.blank()
 
     def warmup(self, noise_sd: bool) -> None:
         """Compile everything that a stream will need, without touching the state."""
@@ -219,7 +273,13 @@ class Runtime:
             history.append(part, 1)
             take = pad(part, BLOCK)
             feed = self.schedule.feed(self.smc, state.pending, history, take, 1)
-            self._run(state.population, state.pending, take, feed, np.int64(0))
+            trailing = (take, np.zeros(BLOCK, bool)) if self.smc.horizon else None
+            self._run(state.population, state.pending, take, feed, np.int64(0), trailing)
+            if self.smc.horizon:
+                rows, _, _ = history.replayed(0, 1)
+                rows = pad(rows, self.smc.horizon + 1)
+                feed = self.schedule.feed(self.smc, state.pending, history, part, 1, known=1)
+                self._revise(state.population, state.pending, rows, np.int64(1), np.bool_(False), feed)
             self.schedule.warmup(self.smc, state.pending, state.population, history)
             compiled(_after_move, self.smc)(state.population)
 

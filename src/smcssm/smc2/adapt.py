@@ -38,9 +38,10 @@ def gather(leaves: PyTree, ancestors: Int[Array, "s n"]) -> PyTree:
     return jax.tree.map(one, leaves)
 
 
-def carried(population: Population) -> tuple:
-    """What belongs to a particle and moves with it, but for its weight."""
-    return population.z, population.params, population.belief, population.log_lik, population.pending
+def carried(at: Any) -> tuple:
+    """What belongs to a particle, of a population or challengers, and moves with it, but for its weight."""
+    lag = () if at.lag is None else (at.lag,)
+    return at.z, at.params, at.belief, at.log_lik, at.pending, *lag
 
 
 def resample(smc: SMC2, population: Population, due: Bool[Array, " s"], rung: Int[Array, ""]) -> Population:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -13,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from smcssm.core import Observation, Status
 from smcssm.history import Chunk, History
 from smcssm.smc2.adapt import carried, compiled, move_key
-from smcssm.smc2.population import SMC2, Population, at_particles, fold_in, log_prior, select, times
+from smcssm.smc2.population import SMC2, Lag, Population, at_particles, fold_in, log_prior, select, times
 
 
 class Challengers(eqx.Module):
@@ -24,6 +25,7 @@ class Challengers(eqx.Module):
     belief: PyTree[Array]
     log_lik: Float[Array, "s n"]
     pending: Float[Array, "s n"]
+    lag: Lag | None = None
 
 
 def replay(
@@ -35,11 +37,42 @@ def replay(
     rung: Any,
     sweep: Any,
 ) -> Challengers:
-    """Take challengers through all of history, a chunk at a time."""
-    run = compiled(replay_chunk, smc)
-    for chunk in history.chunks(since):
-        challengers = run(population, challengers, chunk, rung, sweep)
-    return challengers
+    """Take challengers through all of history, a chunk at a time.
+
+    While the newest row is late and partly pending, what is pending is all that it changes: the log-likelihood with it
+    less that without, by a second pass.
+    """
+    run, end = compiled(replay_chunk, smc), len(history)
+
+    def through(challengers: Challengers, since: Any, **which: Any) -> Challengers:
+        for chunk in history.chunks(since, **which):
+            challengers = run(population, challengers, chunk, rung, sweep)
+        return challengers
+
+    if not smc.horizon:
+        return through(challengers, since)
+
+    def with_lag(since: Any, unseen: int | None = None) -> Challengers:
+        before = through(with_lag_here(challengers), since, stop=max(end - smc.horizon, 0), unseen=unseen)
+        return through(with_lag_here(before), since, start=max(end - smc.horizon, 0), unseen=unseen)
+
+    if not (history.newest_is_late and (since < end).any()):
+        return with_lag(since)
+    nothing = np.full_like(since, end)
+    return compiled(apart, smc)(with_lag(nothing), with_lag(nothing, end - 1), since < end)
+
+
+def with_lag_here(challengers: Challengers) -> Challengers:
+    """Remember where the challengers are."""
+    return replace(challengers, lag=Lag(challengers.belief, challengers.log_lik + challengers.pending))
+
+
+def apart(smc: SMC2, new: Challengers, old: Challengers, pooled: Bool[Array, " s"]) -> Challengers:
+    """What a late row changes is pending, in series where it is pooled."""
+    del smc
+    change = jnp.where(jnp.isneginf(old.log_lik), 0.0, new.log_lik - old.log_lik)
+    settled, pending = jnp.where(pooled[:, None], old.log_lik, new.log_lik), jnp.where(pooled[:, None], change, 0.0)
+    return replace(new, log_lik=settled, pending=pending)
 
 
 def replay_chunk(
@@ -94,7 +127,7 @@ def accept(
     accepted = alive & (jnp.log(uniform) < jnp.where(alive, new, 0.0) - old + log_ratio) & due[:, None]
     chosen = jax.tree.map(
         lambda a, b: jnp.where(accepted.reshape((1,) * (a.ndim - 2) + accepted.shape), a, b),
-        (challengers.z, challengers.params, challengers.belief, challengers.log_lik, challengers.pending),
+        carried(challengers),
         carried(population),
     )
     status = jnp.where(broken, Status.NOT_FINITE, Status.OK)

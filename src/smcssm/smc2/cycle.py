@@ -23,11 +23,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
 from smcssm.core import AbstractProposal, Observation, Status
+from smcssm.history import Chunk
 from smcssm.resampling import effective_sample_size, log_mean_weight, pareto_shape
-from smcssm.smc2.adapt import climb, from_folds, group_variance, in_folds, mixing, resample
-from smcssm.smc2.challengers import Challengers, accept, take, tempered_log_density
+from smcssm.smc2.adapt import carried, climb, from_folds, group_variance, in_folds, mixing, resample
+from smcssm.smc2.challengers import Challengers, accept, take, tempered_log_density, with_lag_here
 from smcssm.smc2.kernels.metropolis import blank_like, fit
-from smcssm.smc2.population import SMC2, Population, Stream, particles, select, sort_marginals, stream
+from smcssm.smc2.population import SMC2, Lag, Population, Stream, particles, select, sort_marginals, stream
 from smcssm.smc2.report import Row
 
 CLOSED = 2**62  # the first row of a pool that is not open
@@ -89,7 +90,7 @@ def idle(smc: SMC2, proposal: AbstractProposal, sets: int, budget: int, populati
         return jnp.concatenate([a] * sets, axis=-1)
 
     p = population
-    challengers = jax.tree.map(wide, Challengers(p.z, p.params, p.belief, p.log_lik, p.pending))
+    challengers = jax.tree.map(wide, Challengers(*carried(p)))
     return Cycle(
         active=zero > 0,
         at=zero,
@@ -130,7 +131,8 @@ def start(
 
     z, log_q = (_in_a_row(a) for a in jax.vmap(one_set)(keys))
     params, belief = particles(smc, init_key, z, blank_like(first))
-    drawn = Challengers(z, params, belief, jnp.zeros_like(log_q), jnp.zeros_like(log_q))
+    zero = jnp.zeros_like(log_q)
+    drawn = Challengers(z, params, belief, zero, zero, Lag(belief, zero) if smc.horizon else None)
     anew = jnp.repeat(due, each)
     return replace(
         cycle,
@@ -150,7 +152,7 @@ def follow(smc: SMC2, cycle: Cycle, row: Row, feed: Feed) -> Cycle:
     """
     gone = (row.status == Status.IMPOSSIBLE)[None]
     since = jnp.where(row.pooled, jnp.minimum(cycle.since, feed.total - 1), cycle.since)
-    room = jnp.where(cycle.active, jnp.minimum(cycle.budget, feed.total - cycle.at), 0)
+    room = jnp.where(cycle.active, jnp.minimum(cycle.budget, settled(smc, feed.total) - cycle.at), 0)
     key = jax.random.wrap_key_data(cycle.key)
 
     def one_row(j: Int[Array, ""], challengers: Challengers) -> Challengers:
@@ -170,6 +172,28 @@ def follow(smc: SMC2, cycle: Cycle, row: Row, feed: Feed) -> Cycle:
     unmoved = jnp.where(row.pooled, 1.0, cycle.unmoved)
     progress = dict(at=cycle.at + room, rows=feed.total, work=room, challengers=challengers)
     return replace(cycle, since=since, fresh=fresh, unmoved=unmoved, **progress)
+
+
+def settled(smc: SMC2, rows: Any) -> Any:
+    """How many of so many rows are too old for a late one to come before them: challengers go no further."""
+    return jnp.maximum(rows - smc.horizon, 0)
+
+
+def remember(smc: SMC2, cycle: Cycle) -> Cycle:
+    """Where challengers stand before the rows that late ones may still come before."""
+    del smc
+    return replace(cycle, challengers=with_lag_here(cycle.challengers))
+
+
+def finish(smc: SMC2, cycle: Cycle, chunk: Chunk, ready: Bool[Array, " s"]) -> Cycle:
+    """Take challengers through those rows, where they are about to be judged."""
+    key = jax.random.wrap_key_data(cycle.key)
+
+    def row(i: Int[Array, ""], c: Challengers) -> Challengers:
+        return take(smc, key, c, *jax.tree.map(lambda leaf: leaf[i], (chunk.rows, chunk.pooled)))
+
+    new = jax.lax.fori_loop(0, chunk.length, row, cycle.challengers)
+    return replace(cycle, challengers=select(ready, new, cycle.challengers))
 
 
 def judge(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Any, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import equinox as eqx
 import jax
@@ -28,7 +28,8 @@ class SMC2(eqx.Module):
 
     ``groups`` populations within the population are resampled each by itself, so that the spread between them shows
     the Monte Carlo error. Proposals that move one of ``folds`` are fitted to the others; folds are the groups, if there
-    are several. Particles of a group or fold are neighbours, and there are as many in each.
+    are several. Particles of a group or fold are neighbours, and there are as many in each. Observations may be up to
+    ``horizon`` rows late; 0 for never.
     """
 
     prior: AbstractPrior
@@ -41,9 +42,17 @@ class SMC2(eqx.Module):
     resampling: str = "systematic"
     forgetting: float = 1.0
     impossible: str = "error"
+    horizon: int = 0
     record: bool = True
     dtype: str = "float64"
 
+
+
+class Lag(NamedTuple):
+    """What a particle believed, and its log-likelihood, before the last ``horizon`` rows: where late rows go in."""
+
+    belief: PyTree[Array]
+    log_lik: Float[Array, "s n"]
 
 
 @no_type_check  # JAX fills it with placeholders
@@ -56,7 +65,8 @@ class Population:
     where its particles came from. ``eve`` is the particle that each one descends from, ``resamplings`` ago.
     ``log_mass`` is the log of the share of the prior that the model's support and the prior's factors leave,
     ``evidence_variance`` the relative variance that groups had gathered before they were last mixed, ``centre`` and
-    ``scale`` the middle and half of the width of the central 68% of the prior's draws.
+    ``scale`` the middle and half of the width of the central 68% of the prior's draws. ``lag`` is None where no row
+    can be late.
     """
 
     key: UInt[Array, "s k"]
@@ -78,6 +88,7 @@ class Population:
     scale: Float[Array, "z s 1"]
     order: Int[Array, "h s n"]
     ordered: Float[Array, "h s n"]
+    lag: Lag | None = None
 
 
 
@@ -171,6 +182,7 @@ def init(
         scale=0.5 * (high - low),
         order=jnp.zeros((0, *zero.shape), jnp.int32),
         ordered=jnp.zeros((0, *zero.shape)),
+        lag=Lag(belief, zero) if smc.horizon else None,
     )
     return sort_marginals(smc, population)
 

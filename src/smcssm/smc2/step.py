@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.core import FilterInfo, Observation, Status
 from smcssm.resampling import effective_sample_size, largest_exponent, log_mean_weight, normalise
-from smcssm.smc2.population import SMC2, Population, Stream, at_full_exponent, at_particles, select, stream, times
+from smcssm.smc2.population import SMC2, Lag, Population, Stream, at_full_exponent, at_particles, select, stream, times
 from smcssm.smc2.report import Row, pack, recorded_quantiles
 
 
@@ -31,7 +31,7 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
     key = stream(population.key, Stream.FILTER, obs.index)
     before, population = population, forget(smc, population)
     belief, info = smc.filter.step(key, population.params, population.belief, at_particles(obs))
-    increment, status = _checked(population.log_weight, info)
+    increment, status = checked(population.log_weight, info)
     impossible = ~jnp.any(jnp.isfinite(increment + population.log_weight), axis=-1)
     if smc.impossible == "missing":
         belief, increment = jax.lax.cond(
@@ -39,7 +39,7 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
             lambda: _as_missing(smc, key, population, obs, belief, increment, impossible),
             lambda: (belief, increment),
         )
-    new, pooled = _reweight(smc, population, increment)
+    new, pooled = reweight(smc, population, increment)
     new = eqx.tree_at(lambda p: (p.belief, p.t), new, (belief, population.t + 1))
     taken = jnp.ones_like(impossible) if smc.impossible == "missing" else ~impossible
     if obs.reported is not None:
@@ -65,7 +65,7 @@ def forget(smc: SMC2, population: Population) -> Population:
     return eqx.tree_at(lambda p: (p.log_weight, p.log_lik), p, changed)
 
 
-def _checked(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Float[Array, "s n"], Int[Array, "s n"]]:
+def checked(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Float[Array, "s n"], Int[Array, "s n"]]:
     """The increments in float64, NaN and +inf made -inf under a status of their own.
 
     Particles of weight zero say nothing.
@@ -91,7 +91,7 @@ def _as_missing(
     return select(impossible, only_time, belief), jnp.where(impossible[:, None], 0.0, increment)
 
 
-def _reweight(
+def reweight(
     smc: SMC2, population: Population, increment: Float[Array, "s n"]
 ) -> tuple[Population, Bool[Array, " s"]]:
     """Weights and evidence after an increment, and where it was a surprise and is partly pending."""
@@ -175,12 +175,19 @@ def _mixture(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Array, 
 
 
 def advance(
-    smc: SMC2, population: Population, pending: PyTree, block: Observation, feed: PyTree, count: Int[Array, ""]
+    smc: SMC2,
+    population: Population,
+    pending: PyTree,
+    block: Observation,
+    feed: PyTree,
+    count: Int[Array, ""],
+    trailing: PyTree = None,
 ) -> tuple[tuple, PyTree, Float[Array, "t1 c"]]:
     """Take up to ``count`` rows of a block, ending early when a series needs its schedule or cannot go on.
 
     Returns what has changed of the population (see ``stepped``), the pending state, and the report: a row per
     observation, how many were processed, and which series are due, in one array, for one transfer (see ``unpack``).
+    ``trailing`` are the rows that leave the horizon meanwhile, and whether there is one; None without a horizon.
     """
     shape = jax.eval_shape(lambda p, o: observe(smc, p, o)[1], population, _row(block, 0))
     rows = jax.tree.map(lambda leaf: jnp.zeros((block.dt.shape[0], *leaf.shape), leaf.dtype), shape)
@@ -194,6 +201,7 @@ def advance(
         i, state, pending, rows, _ = carry
         obs = _row(block, i)
         new, row = observe(smc, with_stepped(population, state), obs)
+        new = new if trailing is None else trail(smc, new, *_row(trailing, i))
         pending = smc.schedule.advance(smc, pending, new, row, _row(feed, i))
         rows = jax.tree.map(lambda buffer, value: buffer.at[i].set(value), rows, row)
         return i + 1, stepped(new), pending, rows, smc.schedule.due(smc, pending, new)
@@ -203,7 +211,20 @@ def advance(
     return state, pending, pack(rows, done, due)
 
 
-STEPPED = ("t", "belief", "log_weight", "log_lik", "pending", "phi", "log_evidence")
+def trail(smc: SMC2, population: Population, obs: Observation, follows: Bool[Array, ""]) -> Population:
+    """Let what lags behind take the row that is too old by now for anything to be put in before it."""
+    lag = population.lag
+    assert lag is not None
+
+    def on() -> Lag:
+        key = stream(population.key, Stream.FILTER, obs.index)
+        belief, info = smc.filter.step(key, population.params, lag.belief, at_particles(obs))
+        return Lag(belief, lag.log_lik + info.log_lik.astype(jnp.float64))
+
+    return replace(population, lag=jax.lax.cond(follows, on, lambda: lag))
+
+
+STEPPED = ("t", "lag", "belief", "log_weight", "log_lik", "pending", "phi", "log_evidence")
 
 
 def stepped(population: Population) -> tuple:

@@ -91,7 +91,7 @@ class Immediate(AbstractSchedule):
         """Every kernel and filter will do."""
 
     def feed(
-        self, smc: SMC2, pending: PyTree[Array], history: History, block: Observation, count: int
+        self, smc: SMC2, pending: PyTree[Array], history: History, block: Observation, count: int, known: int = 0
     ) -> PyTree[Array]:
         """Nothing is needed."""
         return ()
@@ -110,8 +110,19 @@ class Immediate(AbstractSchedule):
         self, smc: SMC2, pending: PyTree[Array], population: Population, history: History, due: Bool[np.ndarray, " s"]
     ) -> tuple[PyTree[Array], Population, MoveReport]:
         """Resample, move, and climb to phi = 1."""
-        report, climbed = MoveReport.start(population, due), [_log_phi(population)]
         since = np.where(np.asarray(population.phi) < 1, len(history) - 1, len(history))
+        return pending, *self.climb(smc, population, history, due, since)
+
+    def climb(
+        self,
+        smc: SMC2,
+        population: Population,
+        history: History,
+        due: Bool[np.ndarray, " s"],
+        since: Int[np.ndarray, " s"],
+    ) -> tuple[Population, MoveReport]:
+        """The same where surprises from row ``since`` on are pending."""
+        report, climbed = MoveReport.start(population, due), [_log_phi(population)]
         while due.any():
             if self._out_of_reach(climbed):
                 raise ImpossibleObservationError(_TOO_FAR.format(report.rungs, math.exp(climbed[-1])))
@@ -122,7 +133,7 @@ class Immediate(AbstractSchedule):
             population, due = compiled(climb, smc)(population, due)
             due = np.asarray(due)
             climbed.append(_log_phi(population))
-        return pending, compiled(sort_marginals, smc)(population), report.end()
+        return compiled(sort_marginals, smc)(population), report.end()
 
     def _out_of_reach(self, climbed: list[float]) -> bool:
         """Whether log phi, given after each rung, would not be 0 at the last rung at four times its present pace.

@@ -78,7 +78,7 @@ class Jitter(AbstractSchedule):
         return ()
 
     def feed(
-        self, smc: SMC2, pending: PyTree[Array], history: History, block: Observation, count: int
+        self, smc: SMC2, pending: PyTree[Array], history: History, block: Observation, count: int, known: int = 0
     ) -> PyTree[Array]:
         """Nothing is needed."""
         return ()

@@ -20,7 +20,7 @@ from smcssm.core import AbstractFilter, AbstractKernel, AbstractProposal, Abstra
 from smcssm.errors import ImpossibleObservationError, ModelError
 from smcssm.history import History
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.cycle import CLOSED, Cycle, Feed, Verdict, follow, idle, judge, start
+from smcssm.smc2.cycle import CLOSED, Cycle, Feed, Verdict, finish, follow, idle, judge, remember, settled, start
 from smcssm.smc2.kernels.metropolis import Metropolis
 from smcssm.smc2.population import SMC2, Population
 from smcssm.smc2.report import Row
@@ -75,10 +75,12 @@ class Paced(AbstractSchedule):
         """No challengers."""
         return compiled(idle, smc, _proposal(smc), self.sets, self.budgets(smc)[0])(population)
 
-    def feed(self, smc: SMC2, pending: Cycle, history: History, block: Observation, count: int) -> Feed:
+    def feed(
+        self, smc: SMC2, pending: Cycle, history: History, block: Observation, count: int, known: int = 0
+    ) -> Feed:
         """The rows of history that challengers will take with each row of the block."""
         length, (_, most) = len(block.dt), self.budgets(smc)
-        total = len(history) + 1 + np.arange(length)[:, None] + np.zeros(block.dt.shape[1:], np.int64)
+        total = len(history) - known + 1 + np.arange(length)[:, None] + np.zeros(block.dt.shape[1:], np.int64)
         active, at, budget, since = jax.device_get((pending.active, pending.at, pending.budget, pending.since))
         rows = jax.tree.map(lambda leaf: np.zeros((length, most, *leaf.shape[1:]), leaf.dtype), block)
         pooled = np.zeros((length, most, block.dt.shape[1]), bool)
@@ -95,7 +97,7 @@ class Paced(AbstractSchedule):
 
     def due(self, smc: SMC2, pending: Cycle, population: Population) -> Bool[Array, " s"]:
         """Where challengers have caught up or are wanted, or a surprise changed what they have to take."""
-        caught_up = pending.active & (pending.at == pending.rows)
+        caught_up = pending.active & (pending.at == settled(smc, pending.rows))
         return caught_up | pending.fresh | (~pending.active & wants_move(smc, population))
 
     def act(
@@ -106,12 +108,14 @@ class Paced(AbstractSchedule):
             _, population, report = self.immediate.act(smc, (), population, history, due)
             return replace(pending, since=np.full(due.shape, CLOSED)), population, report
         active, at, phi = jax.device_get((pending.active, pending.at, population.phi))
+        if history.newest_is_late and phi.min() < 1:
+            return self.close(smc, pending, population, history)
         if phi.min() < FAINT:
             raise ImpossibleObservationError(_TOO_FAR.format(phi.min()))
-        ready, report = active & (at == len(history)), None
+        ready, report = active & (at == max(len(history) - smc.horizon, 0)), None
         wanted = ~active & due
         if ready.any():
-            pending, population, verdict = self._judge(smc, pending, population, ready)
+            pending, population, verdict = self._judge(smc, pending, population, history, ready)
             report = _report(population, ready, verdict, self.sets)
             short = np.asarray(compiled(_wants_move, smc)(population))
             wanted = wanted | (ready & (verdict.again | short))
@@ -120,9 +124,26 @@ class Paced(AbstractSchedule):
             pending = compiled(start, smc, _proposal(smc), self.sets)(pending, population, history.first, wanted)
         return pending, population, report
 
+    def close(
+        self, smc: SMC2, pending: Cycle, population: Population, history: History
+    ) -> tuple[Cycle, Population, MoveReport | None]:
+        """Climb at once, over all of history; challengers that knew of the pool are given up."""
+        phi, since = jax.device_get((population.phi, pending.since))
+        bridging, last = phi < 1, len(history) - 1
+        if not bridging.any():
+            return pending, population, None
+        since = np.where(bridging, np.minimum(since, last), last + 1)
+        population, report = self.immediate.climb(smc, population, history, bridging, since)
+        closed = dict(active=np.asarray(pending.active) & ~bridging, since=np.where(bridging, CLOSED, pending.since))
+        return replace(pending, **closed, fresh=np.asarray(pending.fresh) & ~bridging), population, report
+
     def _judge(
-        self, smc: SMC2, pending: Cycle, population: Population, ready: Bool[np.ndarray, " s"]
+        self, smc: SMC2, pending: Cycle, population: Population, history: History, ready: Bool[np.ndarray, " s"]
     ) -> tuple[Cycle, Population, Verdict]:
+        if smc.horizon:
+            pending = compiled(remember, smc)(pending)
+            for chunk in history.chunks(np.asarray(pending.since), start=max(len(history) - smc.horizon, 0)):
+                pending = compiled(finish, smc)(pending, chunk, ready)
         pending, population, verdict = compiled(judge, smc, _proposal(smc), self.sets)(pending, population, ready)
         budget = np.minimum(np.asarray(pending.budget), self.budgets(smc)[1])
         return replace(pending, budget=budget), population, Verdict(*map(np.asarray, verdict))
@@ -132,7 +153,7 @@ class Paced(AbstractSchedule):
         self.immediate.warmup(smc, (), population, history)
         due = np.ones(population.t.shape, bool)
         pending = compiled(start, smc, _proposal(smc), self.sets)(pending, population, history.first, due)
-        _, population, _ = self._judge(smc, pending, population, due)
+        _, population, _ = self._judge(smc, pending, population, history, due)
         compiled(_wants_move, smc)(population)
 
 
