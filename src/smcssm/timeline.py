@@ -6,9 +6,11 @@ that a stream in order is its own timeline, and a row that arrives late only shi
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-Stamp = float | int
+Stamp = Any
 
 
 class Timeline:
@@ -42,7 +44,7 @@ class Timeline:
     def holds(self, stamp: Stamp) -> bool:
         """Whether there is a row of this time, or any time between two rows will do."""
         place = self.place(stamp)
-        return self._unit is not None or (place > 0 and self._stamps[place - 1] == stamp)
+        return self._unit is not None or bool(place > 0 and self._stamps[place - 1] == stamp)
 
     def precedes(self, stamp: Stamp) -> bool:
         """Whether a time is before that of the initial law."""
