@@ -35,9 +35,13 @@ def shuffled(t=T, window=WINDOW, seed=1):
     return order
 
 
-def build(schedule=None, n=128, seed=0, **options):
+def by_number(theta, step):
+    return dict(F=[[1.0]], H=[[1.0]], chol_P0=[[step.dt * 0 + 1.0]], d=[step.t * 1.0], chol_R=[[theta["sigma_obs"]]])
+
+
+def build(schedule=None, n=128, seed=0, model=MODEL, **options):
     options = dict(late=Revise(WINDOW), origin=-1.0) | options
-    return ss.Engine(MODEL, PRIOR, n_particles=n, schedule=schedule, seed=seed, **options)
+    return ss.Engine(model, PRIOR, n_particles=n, schedule=schedule, seed=seed, **options)
 
 
 PACED = ss.Paced(budget=4, sets=2)  # immediate up to row 16
@@ -262,6 +266,7 @@ def test_on_a_grid_a_late_row_fits_where_another_row_is():
     [
         (dict(schedule=ss.Jitter()), "keeps no history"),
         (dict(schedule=ss.Immediate(tempering=False), forgetting=0.99), "how much a row still counts"),
+        (dict(model=ss.models.LinearGaussian(by_number, names=("sigma_obs",))), "reads step.t"),
         (dict(move=ss.moves.MALA()), "gradient of what a late surprise"),
     ],
 )

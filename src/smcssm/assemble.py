@@ -70,7 +70,7 @@ def smc2(  # noqa: PLR0913
     kernel, when = Metropolis() if move is None else move, Immediate() if schedule is None else schedule
     when.check(move, inner)
     check_forgetting(forgetting, when)
-    check_late(late, when, kernel, forgetting)
+    check_late(late, model, when, kernel, forgetting)
     groups = groups_for(n_particles, chosen.size)
     smc = SMC2(
         prior=chosen,
@@ -102,7 +102,9 @@ def check_forgetting(forgetting: float, schedule: AbstractSchedule) -> None:
         )
 
 
-def check_late(late: Any, schedule: AbstractSchedule, kernel: AbstractKernel, forgetting: float) -> None:
+def check_late(
+    late: Any, model: AbstractModel, schedule: AbstractSchedule, kernel: AbstractKernel, forgetting: float
+) -> None:
     """Late rows are put in their place by filtering anew under the present hyperparameters, from a known past."""
     if not isinstance(late, Revise):
         return
@@ -113,6 +115,8 @@ def check_late(late: Any, schedule: AbstractSchedule, kernel: AbstractKernel, fo
         why = f"forgetting={forgetting}: how much a row still counts would depend on when it arrived"
     elif isinstance(kernel, AbstractGradient):
         why = f"move={kernel!r}: the gradient of what a late surprise leaves pending is not known. Use Metropolis()"
+    elif "t" in getattr(model, "reads", ()):
+        why = "a model that reads step.t: rows count as they arrive, so that t would not tell a row's place in time"
     if why is not None:
         raise ModelError(f"late={late!r} cannot be combined with {why}")
 
