@@ -123,7 +123,8 @@ def test_blocks_with_late_rows_are_bit_for_bit_their_steps_and_nothing_is_compil
     block.step(0.5, time=0.0, noise_sd=1.0)
 
 
-@pytest.mark.parametrize("schedule", [pytest.param(None, marks=pytest.mark.slow), PACED])
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [None, PACED])
 def test_the_mixture_is_that_of_the_stream_in_order(schedule):
     """Evidence and moments of the hyperparameters, within 4.5 standard errors told by 6 runs of each."""
     time, y, sd = stream(100, seed=5)
@@ -146,7 +147,7 @@ def test_the_mixture_is_that_of_the_stream_in_order(schedule):
 OUTLIER = 40.0
 
 
-@pytest.mark.parametrize("schedule", [None, PACED])
+@pytest.mark.parametrize("schedule", [pytest.param(None, marks=pytest.mark.slow), PACED])
 def test_a_late_surprise_is_bridged_at_once(schedule):
     """By a move at each rung; evidence as when the outlier comes in time, within 4.5 standard errors of 4 runs."""
     time, y, sd = stream(90, seed=7)

@@ -209,6 +209,8 @@ SPLIT = {
     "level": ss.models.LocalLevel(1.0, 3.0),
     "drifting": ss.models.Level(1.0, 3.0) + ss.models.Regression(1, drifting=True) + ss.models.Noise(),
     "velocity": ss.models.ConstantVelocity(initial_sd=(5.0, 1.0, 4.0, 2.0)),
+    "ornstein": ss.models.OrnsteinUhlenbeck() + ss.models.Noise(),
+    "trend": ss.models.ContinuousTrend() + ss.models.Noise(),
 }
 
 
