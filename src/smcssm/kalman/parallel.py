@@ -21,6 +21,7 @@ is singular once x_0 is known (an exact observation, say) has no element; where 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -101,7 +102,7 @@ def repeat(tree: PyTree, blocks: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.tile(leaf, (blocks, 1)), tree)
 
 
-def prefixes[T](combine: object, elements: T, blocks: int) -> T:
+def prefixes[T](combine: Callable[[T, T], T], elements: T, blocks: int) -> T:
     """Every block combined with all before it: log2(blocks) rounds of one program, so that it is compiled once."""
 
     def one_round(i: Array, elements: T) -> T:
@@ -193,9 +194,7 @@ def _starts(element: Element, start: Gaussian, blocks: int) -> Gaussian:
     """Pass 2: the belief before each block, from the one before the first."""
     before = jax.tree.map(lambda leaf: shift(leaf, 1, blocks), prefixes(_after, element, blocks))
     row, y = _as_row(before), before.about[-1]
-    after, *_ = sequential.updated(
-        sequential.opened(start), row.H, row.d, row.chol_R, y, jnp.ones_like(y, bool)
-    )
+    after, *_ = sequential.updated(sequential.opened(start), row.H, row.d, row.chol_R, y, jnp.ones_like(y, bool))
     unit = jnp.ones_like(y[0, :, :1])
     moved = sequential.closed(sequential.predicted(sequential.closed(after), row.F, row.c, row.chol_Q, unit))
     return jax.tree.map(lambda new, old: jnp.where(_number(old, blocks) > 0, new, old), moved, start)

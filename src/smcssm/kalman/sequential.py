@@ -98,13 +98,14 @@ def filter(
 
 
 def live(rows: Observation, length: Int[Array, ""] | int) -> Observation:
-    """Rows ``[t, ..., s, 1]`` from ``length`` on, and those of series that did not report, say nothing and take no time."""
+    """Rows ``[t, ..., s, 1]`` of which those from ``length`` on, and those not reported, say nothing and take no time."""
     counts = jnp.arange(len(rows.dt))[:, None, None] < length
     counts = counts if rows.reported is None else counts & rows.reported
     return replace(rows, mask=rows.mask & counts[:, None], dt=jnp.where(counts, rows.dt, 0))
 
 
 def opened(belief: Gaussian) -> Opened:
+    """By column, before the work of a step."""
     return Opened(belief.mean, _columns(belief.chol))
 
 
@@ -114,12 +115,14 @@ def _columns(L: Array) -> list[Array]:
 
 
 def closed(belief: Opened) -> Gaussian:
+    """The inverse of ``opened``."""
     n = len(belief.m)
     columns = [spread(column, range(j, n), range(n)) for j, column in enumerate(belief.L)]
     return Gaussian(belief.m, jnp.stack(columns, axis=1))
 
 
 def predicted(belief: Gaussian, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Array) -> Opened:
+    """``predict``, left open."""
     m, L, like = belief.mean, belief.chol, belief.mean[0]
     if isinstance(F, jax.Array) and F.ndim > 2:
         mean, FL = dense(F, m[:, None])[:, 0], _dense_factor(F, L)

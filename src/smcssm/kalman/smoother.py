@@ -26,9 +26,9 @@ from jaxtyping import Array, Float, PyTree
 from smcssm.core import Matrix, Observation, System
 from smcssm.gaussian import Gaussian
 from smcssm.kalman.parallel import fold, prefixes, repeat, shift, unfold
-from smcssm.kalman.sequential import TOLERANCE, SystemOf, dense, ends, predict
+from smcssm.kalman.sequential import TOLERANCE, SystemOf, dense, ends, opened, predict, updated
+from smcssm.linalg import matvec, stack, vector
 from smcssm.linalg import rows as entries
-from smcssm.linalg import stack, vector
 from smcssm.linalg.panels import Panel, fence, triangular_columns
 
 
@@ -47,16 +47,20 @@ def backward(
     before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), start, beliefs)
     many = repeat(params, blocks)
 
-    def row(at: tuple) -> Backward:
-        before, mean, obs = at
-        return reverse(before, mean, system(many, obs), obs.dt)
+    def row(at: tuple[Gaussian, Observation]) -> Backward:
+        before, obs = at
+        return reverse(before, system(many, obs), obs)
 
-    steps = jax.lax.map(row, fold((before, beliefs.mean, rows), blocks))
+    steps = jax.lax.map(row, fold((before, rows), blocks))
     return unfold(steps, blocks, len(rows.dt))
 
 
-def reverse(before: Gaussian, mean: Float[Array, "x s n"], now: System, dt: Float[Array, "s 1"]) -> Backward:
-    """The step back over one row, from the belief before it and the mean after it."""
+def reverse(before: Gaussian, now: System, obs: Observation) -> Backward:
+    """The step back over one row, from the belief before it.
+
+    What the row does to the mean is computed by itself: of two means the difference is lost where a state is known far
+    more closely than it is large.
+    """
     m, L, like = before.mean, before.chol, before.mean[0]
     x, F, chol_Q = len(m), stack(entries(now.F), like), stack(entries(now.chol_Q), like)
     A = jnp.concatenate([jnp.concatenate([dense(F, L), chol_Q], 1), jnp.concatenate([L, 0 * chol_Q], 1)])
@@ -71,14 +75,16 @@ def reverse(before: Gaussian, mean: Float[Array, "x s n"], now: System, dt: Floa
         A = fence(A - columns[i][:, None] * u[None])
     G = _divide([column[x:] for column in columns], [column[:x] for column in columns], scales)
     D = triangular_columns([Panel(tuple(range(x)), A[x:])], x, like)
-    surprise = mean - dense(F, m[:, None])[:, 0] - stack(vector(now.c), like)
-    stays = (dt == 0)[None]
+    stays = (obs.dt == 0)[None]
     eye = jnp.eye(x, dtype=like.dtype)[..., None, None]
-    return Backward(
-        jnp.where(stays[None], eye, G),
-        jnp.where(stays, mean - m, dense(G, surprise[:, None])[:, 0]),
-        jnp.where(stays[None], 0, jnp.stack([ends(0, column, x) for column in D], axis=1)),
-    )
+    G = jnp.where(stays[None], eye, G)
+    D = jnp.where(stays[None], 0, jnp.stack([ends(0, column, x) for column in D], axis=1))
+    L_p = jnp.where(stays[None], L, jnp.stack([column[:x] for column in columns], axis=1))
+    m_p = jnp.where(stays, m, dense(F, m[:, None])[:, 0] + stack(vector(now.c), like))
+    H = entries(now.H)
+    y = obs.y - stack(matvec(H, list(m_p)), like) - stack(vector(now.d), like)
+    moved = updated(opened(Gaussian(jnp.zeros_like(m), L_p)), H, [0.0] * len(H), entries(now.chol_R), y, obs.mask)[0].m
+    return Backward(G, dense(G, moved[:, None])[:, 0], D)
 
 
 def smooth(steps: Backward, last: Gaussian, blocks: int = 1) -> tuple[Gaussian, Gaussian]:
