@@ -52,6 +52,8 @@ class Engine:
         forgetting: a factor below 1 changes the target: at each observation the log-likelihood of everything before is
             multiplied by it, so that hyperparameters may drift, and ``log_evidence`` is the sum of one-step log
             predictives. About 1 / (1 - forgetting) observations count.
+        solver: how moves and smoothing go through history: "sequential", row by row; "parallel", in blocks side by
+            side, more work in fewer steps; "auto" takes what is faster here. Results are the same to rounding.
         dtype: "float64" or "float32", of states and parameters; likelihoods and evidence are float64 always.
         seed: of all randomness.
 
@@ -68,6 +70,7 @@ class Engine:
         filter: AbstractFilter | None = None,
         move: AbstractKernel | None = None,
         schedule: AbstractSchedule | None = None,
+        solver: str = "auto",
         ess_threshold: float = 0.5,
         runs: int = 1,
         record: int | None = 10_000,
@@ -85,6 +88,7 @@ class Engine:
             filter=filter,
             move=move,
             schedule=schedule,
+            solver=solver,
             ess_threshold=ess_threshold,
             impossible=impossible,
             record=record is not None,
@@ -243,6 +247,19 @@ class Engine:
                 exposure=exposure,
             )
             return readout.forecast(self.snapshot(), future, assemble.levels(quantiles))
+
+    def smooth(self, lag: int | None = None, *, draws: int = 0, seed: int = 0) -> xr.Dataset:
+        """Mean and sd of the state at every observation so far, given all of them; hyperparameters integrated out.
+
+        Args:
+            lag: how many later observations each state is told by; None for all. Hyperparameters have their present
+                posterior all the same.
+            draws: how many joint trajectories to draw from each run, each with the hyperparameters of one particle:
+                ``trajectory``, dims (chain, draw, time, state).
+            seed: of the draws.
+        """
+        assemble.check_smoothing(lag, draws, seed)
+        return readout.smooth(self.snapshot(), lag, draws, seed)
 
     @property
     def record(self) -> xr.Dataset:

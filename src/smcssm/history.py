@@ -27,7 +27,7 @@ Columns = dict[str, np.ndarray]
 
 
 class Chunk(NamedTuple):
-    """``CHUNK`` rows of history, of which the first ``length`` count; ``pooled`` marks rows still partly pending."""
+    """Rows of history, always as many, of which ``length`` count; ``pooled`` marks rows still partly pending."""
 
     rows: Observation
     pooled: Bool[np.ndarray, "t s"]
@@ -55,7 +55,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def read(self, start: int, stop: int) -> Columns:
-        """Rows start to stop, up to ``CHUNK`` past the end, where they hold nothing that counts."""
+        """Rows start to stop, up to the end of a ``SEGMENT``; past the last they hold nothing that counts."""
 
     @abc.abstractmethod
     def truncate(self, length: int) -> None:
@@ -177,12 +177,15 @@ class History:
         marks = columns.pop(MARKS)
         return Observation(**columns), marks
 
-    def chunks(self, since: Int[np.ndarray, " s"]) -> Iterator[Chunk]:
-        """All of history, oldest first. Of each series, surprises from row ``since`` on are pooled."""
-        for start in range(0, len(self), CHUNK):
-            rows, marks = self._read(start, start + CHUNK)
-            pooled = marks & (np.arange(start, start + CHUNK)[:, None] >= since)
-            yield Chunk(rows, pooled, min(CHUNK, len(self) - start))
+    def chunks(self, since: Int[np.ndarray, " s"], size: int = CHUNK) -> Iterator[Chunk]:
+        """All of history, oldest first. Of each series, surprises from row ``since`` on are pooled.
+
+        ``size`` rows at a time: CHUNK, or a multiple that divides SEGMENT.
+        """
+        for start in range(0, len(self), size):
+            rows, marks = self._read(start, start + size)
+            pooled = marks & (np.arange(start, start + size)[:, None] >= since)
+            yield Chunk(rows, pooled, min(size, len(self) - start))
 
     def view(self, since: Int[np.ndarray, " s"]) -> View:
         """The same as one array per leaf, for programs that go through history more than once.

@@ -97,8 +97,8 @@ def filter(
     return jax.lax.scan(row, belief, rows)
 
 
-def live(rows: Observation, length: Int[Array, ""] | int) -> Observation:
-    """Rows ``[t, ..., s, 1]`` of which those from ``length`` on, and those not reported, say nothing and take no time."""
+def live(rows: Observation, length: Int[Any, ""] | int) -> Observation:
+    """Rows ``[t, ..., s, 1]``; those from ``length`` on, and those not reported, say nothing and take no time."""
     counts = jnp.arange(len(rows.dt))[:, None, None] < length
     counts = counts if rows.reported is None else counts & rows.reported
     return replace(rows, mask=rows.mask & counts[:, None], dt=jnp.where(counts, rows.dt, 0))

@@ -106,6 +106,24 @@ def smooth(steps: Backward, last: Gaussian, blocks: int = 1) -> tuple[Gaussian, 
     return first, jax.tree.map(lambda leaf: leaf[::-1], unfold(all_of_them, blocks, T))
 
 
+def lagged(steps: Backward, beliefs: Gaussian, lag: int) -> Gaussian:
+    """The law of x - m after each row given the next ``lag`` rows only, for all but the last ``lag`` rows.
+
+    All rows go back together, one step after the other, from the belief ``lag`` rows on.
+    """
+    T = len(steps.g) - lag
+
+    def side_by_side(leaf: Array, first: Array | int) -> Array:
+        return fold(jax.lax.dynamic_slice_in_dim(leaf, first, T), T)[0]
+
+    def step(i: Array, law: Gaussian) -> Gaussian:
+        return _apply(jax.tree.map(lambda leaf: side_by_side(leaf, lag - i), steps), law)
+
+    at_filter = Gaussian(jnp.zeros_like(beliefs.mean), beliefs.chol)
+    law = jax.lax.fori_loop(0, lag, step, jax.tree.map(lambda leaf: side_by_side(leaf, lag), at_filter))
+    return unfold(jax.tree.map(lambda leaf: leaf[None], law), T, T)
+
+
 def sample(
     steps: Backward, last: Float[Array, "x s n"], noise: Float[Array, "t x s n"], blocks: int = 1
 ) -> tuple[Float[Array, "x s n"], Float[Array, "t x s n"]]:

@@ -20,6 +20,7 @@ from smcssm.core import (
     Observation,
     at_each_particle,
 )
+from smcssm.history import CHUNK
 from smcssm.resampling import log_mean_weight
 
 
@@ -28,7 +29,8 @@ class SMC2(eqx.Module):
 
     ``groups`` populations within the population are resampled each by itself, so that the spread between them shows
     the Monte Carlo error. Proposals that move one of ``folds`` are fitted to the others; folds are the groups, if there
-    are several. Particles of a group or fold are neighbours, and there are as many in each.
+    are several. Particles of a group or fold are neighbours, and there are as many in each. Moves go through history
+    ``chunk`` rows at a time.
     """
 
     prior: AbstractPrior
@@ -43,6 +45,7 @@ class SMC2(eqx.Module):
     impossible: str = "error"
     record: bool = True
     dtype: str = "float64"
+    chunk: int = CHUNK
 
 
 
