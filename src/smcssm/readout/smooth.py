@@ -254,6 +254,7 @@ def _moments(
     mean: Float[Array, "t x s n"], chol: Float[Array, "t x x s n"], w: Float[Array, "s n"]
 ) -> tuple[Float[Array, "t x"], Float[Array, "t x"]]:
     """Mean, and weighted sum of squares around it, of a mixture; of weight zero a particle may be anything."""
+    w = w[None, None]
     alive = w > 0
     m, v = (jnp.where(alive, a.astype(jnp.float64), 0.0) for a in (mean, jnp.sum(chol**2, axis=2)))
     middle = jnp.sum(w * m, axis=(-2, -1)) / jnp.sum(w)
