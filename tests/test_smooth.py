@@ -110,7 +110,7 @@ def test_complaints():
         engine.smooth(-1)
     with pytest.raises(ModelError, match="draws=-2"):
         engine.smooth(draws=-2)
-    with pytest.raises(ModelError, match='solver="fast"|solver=.fast.'):
+    with pytest.raises(ModelError, match=r"solver='fast'"):
         ss.Engine(MODEL, PRIOR, solver="fast")
     forgetful = ss.Engine(MODEL, PRIOR, n_particles=64, schedule=ss.Jitter(exact=2))
     forgetful.update(data()[:3])
