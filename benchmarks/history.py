@@ -118,7 +118,12 @@ def one(solver, t, n, rounds):
             times.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     row = {"solver": solver, "t": t, "n": n, "compile_s": compiling, "run_s": float(np.median(times))}
-    return row | {"run_min_s": float(np.min(times)), "peak_mib": peak / 1024, "before_mib": before / 1024, "log_lik": value}
+    return row | {
+        "run_min_s": float(np.min(times)),
+        "peak_mib": peak / 1024,
+        "before_mib": before / 1024,
+        "log_lik": value,
+    }
 
 
 def elsewhere(solver, t, n, rounds):
@@ -158,14 +163,14 @@ def main():
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; float64")
     heads = f"{'compile s':>11}{'run ms':>11}{'peak MiB':>10}{'x ours seq.':>12}{'gap':>10}"
     print(f"{'solver':<22}{'t':>8}{'n':>6}{heads}")
+    about = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "cpus": os.cpu_count()}
     rows = []
     for case in cases:
         row = elsewhere(*case, options.rounds)
         reference = next((r for r in rows if (r["t"], r["n"]) == (row["t"], row["n"])), row)
         rows.append(row)
         print(show(row, reference), flush=True)
-    about = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "cpus": os.cpu_count()}
-    options.output.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+        options.output.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -170,6 +170,23 @@ def test_exact_observations_are_filtered_row_by_row():
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_an_explosive_state_without_noise():
+    """Given the state before it a block's mean moves with 3^t, beyond all numbers; the filter stays small."""
+
+    def explosive(params, obs):
+        del obs
+        return System([[params["F"]]], [0.0], [[0.0]], [[1.0]], [0.0], [[1.0]])
+
+    t = 800
+    index = jnp.arange(t)[:, None, None]
+    rows = Observation(jnp.zeros((t, 1, 1, 1)), jnp.ones((t, 1, 1, 1), bool), (index > 0) * 1.0, index)
+    start = Gaussian(jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1, 1)))
+    params = {"F": jnp.full((1, 1), 3.0)}
+    ends = [jax.jit(lambda f=f: f.filter(explosive, params, start, rows, keep)[1][1])() for f in (sequential, parallel)]
+    assert np.isfinite(ends[0]).all()
+    np.testing.assert_allclose(ends[1], ends[0], rtol=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["F", "chol_Q", "chol_P0", "H", "m0"])
 def test_derivatives_equal_finite_differences(name):

@@ -65,6 +65,7 @@ def test_mixture_of_dense_laws(engine):
         np.testing.assert_allclose(last[-1], now, rtol=1e-10)
 
 
+@pytest.mark.parametrize("engine", ["sequential"], indirect=True)
 def test_fixed_lag(engine):
     got, most = engine.smooth(lag=3), engine.smooth(lag=T)
     whole = engine.smooth()
@@ -94,6 +95,7 @@ def test_trajectories(engine):
     assert not np.array_equal(path, engine.smooth(draws=2000, seed=2)["trajectory"])
 
 
+@pytest.mark.parametrize("engine", ["sequential"], indirect=True)
 def test_a_share_of_the_particles_at_a_time(engine, monkeypatch):
     whole = engine.smooth()
     monkeypatch.setattr(importlib.import_module("smcssm.readout.smooth"), "_room", lambda snapshot: 2)

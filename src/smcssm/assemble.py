@@ -166,7 +166,7 @@ def filter_for(model: AbstractModel) -> AbstractFilter:
 def solved_by(solver: str, filter: AbstractFilter) -> AbstractFilter:
     """The filter with its way through history. "auto" keeps the filter's own: row by row, unless it was given blocks.
 
-    On CPUs blocks were slower at every number of particles (benchmarks/history.py); on others it was not measured.
+    On a CPU blocks paid for one particle alone, and not for 16 (benchmarks/history.py); elsewhere nothing was measured.
     """
     if solver not in ("auto", "sequential", "parallel"):
         raise ModelError(f'solver={solver!r}: expected "auto", "sequential" or "parallel"')

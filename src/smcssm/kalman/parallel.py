@@ -15,13 +15,16 @@ Sarkka & Garcia-Fernandez (2021, doi:10.1109/TAC.2020.2976316); square roots: Ya
 
 Only moments come from the scan. Likelihoods come from 3, one update per row, so that they are as accurate as those of
 the sequential filter, of which this has the signature. Blocks lie on the series axis. A row whose innovation covariance
-is singular once x_0 is known (an exact observation, say) has no element; where one is met, all is filtered row by row.
+is singular once x_0 is known (an exact observation, say) has no element, and that of an explosive state without noise
+grows beyond all numbers; where one is met, all is filtered row by row.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -55,9 +58,10 @@ def filter(
         return sequential.filter(system, params, belief, rows, keep)
     of_block, many, start = fold(rows, B), repeat(params, B), repeat(belief, B)
     element = _elements(system, many, start, of_block)
+    starts = _starts(element, start, B)
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(starts)]
 
     def together() -> tuple[Gaussian, PyTree]:
-        starts = _starts(element, start, B)
         ends, kept = sequential.filter(system, many, starts, of_block, keep)
         last = jax.tree.map(lambda leaf: leaf[..., -belief.mean.shape[-2] :, :], ends)
         return last, unfold(kept, B, T)
@@ -65,7 +69,7 @@ def filter(
     def in_turn() -> tuple[Gaussian, PyTree]:
         return sequential.filter(system, params, belief, rows, keep)
 
-    return jax.lax.cond(jnp.all(element.exists), together, in_turn)
+    return jax.lax.cond(jnp.all(element.exists) & reduce(operator.and_, finite), together, in_turn)
 
 
 def blocks_for(n_rows: int) -> int:
