@@ -70,3 +70,38 @@ def _log_normal(v, S):
     sign, log_det = np.linalg.slogdet(S)
     assert sign > 0
     return -0.5 * (v @ np.linalg.solve(S, v) + log_det + len(v) * np.log(2 * np.pi))
+
+
+def dense_smoother(m0, P0, F, c, Q, H, d, R, ys, dts):
+    """Mean ``[t, x]`` and joint covariance ``[t, x, t, x]`` of all states given all observations, and log p(y).
+
+    From the dense joint law; arguments as those of ``kalman_filter_numpy``.
+    """
+    ys = np.asarray(ys, float).reshape(len(ys), -1)
+    T, nx = len(ys), len(m0)
+    mean, C = np.zeros((T, nx)), np.zeros((T, nx, T, nx))
+    m, P = np.array(m0, float), np.array(P0, float)
+    for t in range(T):
+        if dts[t] > 0:
+            F_t = _at(F, t, 2)
+            m, P = F_t @ m + _at(c, t, 1), F_t @ P @ F_t.T + _at(Q, t, 2)
+            for u in range(t):
+                C[t, :, u] = F_t @ C[t - 1, :, u]
+        elif t:
+            C[t, :, :t] = C[t - 1, :, :t]
+        mean[t], C[t, :, t] = m, P
+        for u in range(t):
+            C[u, :, t] = C[t, :, u].T
+    C = C.reshape(T * nx, T * nx)
+    Z, V = np.zeros((ys.size, T * nx)), np.zeros((ys.size, ys.size))
+    ny = ys.shape[1]
+    for t in range(T):
+        Z[t * ny : (t + 1) * ny, t * nx : (t + 1) * nx] = _at(H, t, 2)
+        V[t * ny : (t + 1) * ny, t * ny : (t + 1) * ny] = _at(R, t, 2)
+    seen = ~np.isnan(ys.ravel())
+    Z, V = Z[seen], V[np.ix_(seen, seen)]
+    offset = np.concatenate([_at(d, t, 1) for t in range(T)])[seen]
+    v, S = ys.ravel()[seen] - Z @ mean.ravel() - offset, Z @ C @ Z.T + V
+    gain = np.linalg.solve(S, Z @ C).T
+    after = C - gain @ Z @ C
+    return (mean.ravel() + gain @ v).reshape(T, nx), after.reshape(T, nx, T, nx), _log_normal(v, S)

@@ -6,7 +6,7 @@ import pytest
 
 import smcssm as ss
 from smcssm.late import Drop, Revise
-from smcssm.priors import HalfNormal, Independent
+from smcssm.priors import HalfNormal, Independent, LogNormal
 from smcssm.timeline import Timeline
 from test_engine import assert_same, leaves
 
@@ -290,3 +290,16 @@ def test_a_timeline_sorts_and_forgets():
         assert len(line) == length
         np.testing.assert_array_equal(line.numbers(everything), order)
         np.testing.assert_array_equal(line.dt(everything), np.diff(stamps[order], prepend=1.0) / 2.0)
+
+
+def test_smoothed_states_are_in_the_order_of_times():
+    known = Independent({"sigma_level": LogNormal(0.5, 1e-9), "sigma_obs": LogNormal(0.8, 1e-9)})
+    engines = [ss.Engine(MODEL, known, n_particles=8, late=Revise(WINDOW), origin=-1.0) for _ in range(2)]
+    (time, y, sd), order = stream(40), shuffled(40)
+    engines[0].update(y, time=time, noise_sd=sd)
+    engines[1].update(y[order], time=time[order], noise_sd=sd[order])
+    in_order, revised = (e.smooth() for e in engines)
+    for name in ("mean", "sd"):
+        np.testing.assert_allclose(revised[name].values, in_order[name].values, rtol=1e-6)
+    arrived = revised["time"].values - 1
+    np.testing.assert_array_equal(time[order][arrived], time)

@@ -23,7 +23,7 @@ from smcssm.core import (
 )
 from smcssm.errors import ModelError, SmcssmWarning
 from smcssm.filters import Kalman
-from smcssm.history import History
+from smcssm.history import CHUNK, SEGMENT, History
 from smcssm.journal import Journal, create
 from smcssm.late import Revise
 from smcssm.smc2.kernels import Metropolis
@@ -34,6 +34,7 @@ from smcssm.snapshot import Snapshot
 from smcssm.timeline import Timeline
 
 LONG = 2000  # observations, from which on a bar is shown
+BLOCKS = 64  # of a SEGMENT of rows: as many as each one has
 MANY = 0.1  # of the prior's draws
 
 
@@ -44,6 +45,7 @@ def smc2(  # noqa: PLR0913
     filter: AbstractFilter | None,
     move: AbstractKernel | None,
     schedule: AbstractSchedule | None,
+    solver: str = "auto",
     ess_threshold: float,
     impossible: str,
     record: bool,
@@ -66,7 +68,7 @@ def smc2(  # noqa: PLR0913
         raise ModelError(f'dtype={dtype!r}: expected "float64" or "float32"')
     chosen = model.default_prior(1.0) if prior is None else as_prior(prior)
     check_names(model, chosen)
-    inner = filter_for(model) if filter is None else filter
+    inner = solved_by(solver, filter_for(model) if filter is None else filter)
     kernel, when = Metropolis() if move is None else move, Immediate() if schedule is None else schedule
     when.check(move, inner)
     check_forgetting(forgetting, when)
@@ -86,6 +88,7 @@ def smc2(  # noqa: PLR0913
         record=record,
         dtype=str(dtype),
         horizon=int(late.horizon) if isinstance(late, Revise) else 0,
+        chunk=rows_at_once(inner),
     )
     smc.kernel.check(smc, n_particles)
     return smc
@@ -187,6 +190,25 @@ def filter_for(model: AbstractModel) -> AbstractFilter:
     raise ModelError(f"no filter is known for {type(model).__name__}: give filter=")
 
 
+def solved_by(solver: str, filter: AbstractFilter) -> AbstractFilter:
+    """The filter with its way through history. "auto" keeps the filter's own: row by row, unless it was given blocks.
+
+    On a CPU blocks paid for one particle alone, and not for 16 (benchmarks/history.py); elsewhere nothing was measured.
+    """
+    if solver not in ("auto", "sequential", "parallel"):
+        raise ModelError(f'solver={solver!r}: expected "auto", "sequential" or "parallel"')
+    if solver == "auto" or (solver == "sequential" and not isinstance(filter, Kalman)):
+        return filter
+    if not isinstance(filter, Kalman):
+        raise ModelError(f'solver="parallel" needs a Kalman filter, not {type(filter).__name__}: use "auto"')
+    return Kalman(filter.model, BLOCKS if solver == "parallel" else 1)
+
+
+def rows_at_once(filter: AbstractFilter) -> int:
+    """How many rows of history a replay takes in one program: so many that blocks are as long as there are."""
+    return SEGMENT if isinstance(filter, Kalman) and filter.blocks > 1 else CHUNK
+
+
 def as_prior(prior: Any) -> AbstractPrior:
     """A prior of smcssm as it is; a ``pm.Model`` through its compiled log density."""
     if isinstance(prior, AbstractPrior):
@@ -237,6 +259,15 @@ def check_counts(**counts: Any) -> None:
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         if not (whole and value >= least) and not (name == "record" and value is None):
             raise ModelError(f"{name}={value!r}: expected a whole number >= {least}")
+
+
+def check_smoothing(lag: Any, draws: Any, seed: Any) -> None:
+    """Numbers of rows and draws, which may be 0; lag=None is all."""
+    whole = {"lag": 0 if lag is None else lag, "draws": draws}
+    for name, value in whole.items():
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 0:
+            raise ModelError(f"{name}={value!r}: expected a whole number >= 0")
+    check_counts(seed=seed)
 
 
 def horizon(h: Any) -> int:

@@ -154,7 +154,7 @@ def beyond(timing: Timing, clock: Clock, times: Any) -> tuple[np.ndarray, np.nda
     if stamps[0] < last:
         raise InputError(
             f"times: {grid.written(stamps[0])} is before the last observation, {grid.written(last)}: what lies between "
-            "observations is not a forecast but a smoothed value: see engine.smooth, where this version has it"
+            "observations is no forecast but a smoothed value. engine.smooth() has one for every row, one of NaN too"
         )
     before = np.concatenate([np.asarray([last], stamps.dtype), stamps[:-1]])
     if (stamps < before).any():

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, no_type_check
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 Theta = Mapping[str, Array]
@@ -177,6 +178,15 @@ class AbstractFilter(eqx.Module):
     ) -> tuple[PyTree[Array], FilterInfo]:
         """Take one observation. Over dt = 0 the state stays; a missing value changes nothing but time."""
 
+    def replay(
+        self, key: Array, params: PyTree[Array], belief: PyTree[Array], rows: Observation, length: Int[Any, ""] | int
+    ) -> tuple[PyTree[Array], Float[Array, "t s n"]]:
+        """Take the first ``length`` of many rows ``[t, ...]``: the belief after them, and what each adds to log_lik.
+
+        Rows that a series did not report change nothing. A hook: by default they are taken one after the other.
+        """
+        return in_turn(self, key, params, belief, rows, length)
+
     @abc.abstractmethod
     def moments(self, belief: PyTree[Array]) -> tuple[Float[Array, "x s n"], Float[Array, "x s n"]]:
         """Mean and standard deviation of every state, for each particle."""
@@ -303,3 +313,29 @@ def at_each_particle(f: Any, n_args: int = 1) -> Any:
     axes = (-1,) * n_args
     over_n = jax.vmap(f, in_axes=axes, out_axes=-1)
     return jax.vmap(over_n, in_axes=(-2,) * n_args, out_axes=-2)
+
+
+def in_turn(
+    filter: AbstractFilter,
+    key: Array,
+    params: PyTree[Array],
+    belief: PyTree[Array],
+    rows: Observation,
+    length: Int[Any, ""] | int,
+) -> tuple[PyTree[Array], Float[Array, "t s n"]]:
+    """``AbstractFilter.replay``, one row after the other."""
+    like = jax.tree.leaves(belief)[0]
+
+    def row(i: Array, carry: tuple[PyTree[Array], Array]) -> tuple[PyTree[Array], Array]:
+        belief, log_lik = carry
+        obs = jax.tree.map(lambda leaf: leaf[i], rows)
+        keys = jax.vmap(jax.random.fold_in)(key, obs.index[:, 0].astype(jnp.uint32))
+        new, info = filter.step(keys, params, belief, obs)
+        increment = info.log_lik.astype(jnp.float64)
+        if (told := obs.reported) is not None:
+            mask = jax.tree.map(lambda a: told.reshape((1,) * (a.ndim - 2) + told.shape), belief)
+            new, increment = jax.tree.map(jnp.where, mask, new, belief), jnp.where(told, increment, 0.0)
+        return new, log_lik.at[i].set(increment)
+
+    nothing = jnp.zeros((len(rows.dt), *like.shape[-2:]), jnp.float64)
+    return jax.lax.fori_loop(0, length, row, (belief, nothing))

@@ -58,6 +58,8 @@ class Engine:
         forgetting: a factor below 1 changes the target: at each observation the log-likelihood of everything before is
             multiplied by it, so that hyperparameters may drift, and ``log_evidence`` is the sum of one-step log
             predictives. About 1 / (1 - forgetting) observations count.
+        solver: how moves and smoothing go through history: "sequential", row by row; "parallel", in blocks side by
+            side, more work in fewer steps; "auto" takes what is faster here. Results are the same to rounding.
         dtype: "float64" or "float32", of states and parameters; likelihoods and evidence are float64 always.
         seed: of all randomness.
 
@@ -74,6 +76,7 @@ class Engine:
         filter: AbstractFilter | None = None,
         move: AbstractKernel | None = None,
         schedule: AbstractSchedule | None = None,
+        solver: str = "auto",
         ess_threshold: float = 0.5,
         runs: int = 1,
         record: int | None = 10_000,
@@ -94,6 +97,7 @@ class Engine:
             filter=filter,
             move=move,
             schedule=schedule,
+            solver=solver,
             ess_threshold=ess_threshold,
             impossible=impossible,
             record=record is not None,
@@ -208,7 +212,7 @@ class Engine:
             state = self._runtime.state
             record = None if self._ring is None else self._ring.columns(state.clock.taken)
             whole = state.clock.taken  # a schedule may keep less of history
-            data = partial(self._runtime.history.rows, 0, state.length) if 0 < state.length == whole else None
+            data = partial(self._runtime.history.in_order, 0, state.length) if 0 < state.length == whole else None
             smc, t = self._runtime.smc, state.clock.taken
             return Snapshot(smc, state.population, t, record, data, state.last_move, state.log_evidence)
 
@@ -281,6 +285,19 @@ class Engine:
         table = readout.forecast(now, rows, levels)
         table = table if draws == 0 else table.merge(readout.paths(now, rows, draws, seed))
         return table if stamps is None else table.assign_coords(time=("step", stamps))
+
+    def smooth(self, lag: int | None = None, *, draws: int = 0, seed: int = 0) -> xr.Dataset:
+        """Mean and sd of the state at every observation so far, given all of them; hyperparameters integrated out.
+
+        Args:
+            lag: how many later observations each state is told by; None for all. Hyperparameters have their present
+                posterior all the same.
+            draws: how many joint trajectories to draw from each run, each with the hyperparameters of one particle:
+                ``trajectory``, dims (chain, draw, time, state).
+            seed: of the draws.
+        """
+        assemble.check_smoothing(lag, draws, seed)
+        return readout.smooth(self.snapshot(), lag, draws, seed)
 
     @property
     def record(self) -> xr.Dataset:

@@ -29,7 +29,7 @@ Columns = dict[str, np.ndarray]
 
 
 class Chunk(NamedTuple):
-    """``CHUNK`` rows of history, of which the first ``length`` count; ``pooled`` marks rows still partly pending."""
+    """Rows of history, always as many, of which ``length`` count; ``pooled`` marks rows still partly pending."""
 
     rows: Observation
     pooled: Bool[np.ndarray, "t s"]
@@ -57,7 +57,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def read(self, start: int, stop: int) -> Columns:
-        """Rows start to stop, up to ``CHUNK`` past the end, where they hold nothing that counts."""
+        """Rows start to stop; past the last they hold nothing that counts."""
 
     @abc.abstractmethod
     def truncate(self, length: int) -> None:
@@ -99,9 +99,11 @@ class Memory(Store):
         """Rows start to stop: of one segment, a view."""
         first, last = start // SEGMENT, max(start, stop - 1) // SEGMENT
         pieces = [
-            {n: c[max(0, start - i * SEGMENT) : stop - i * SEGMENT] for n, c in self._segments[i].items()}
-            for i in range(first, last + 1)
+            {n: c[max(0, start - i * SEGMENT) : stop - i * SEGMENT] for n, c in segment.items()}
+            for i, segment in enumerate(self._segments[first : last + 1], start=first)
         ]
+        if missing := stop - start - sum(len(p[MARKS]) for p in pieces):  # past the last segment
+            pieces.append({n: np.zeros((missing, *c.shape[1:]), c.dtype) for n, c in pieces[0].items()})
         return pieces[0] if len(pieces) == 1 else {n: np.concatenate([p[n] for p in pieces]) for n in self.names}
 
     def truncate(self, length: int) -> None:
@@ -197,6 +199,10 @@ class History:
         """Rows start to stop, as they arrived."""
         return self._read(start, len(self) if stop is None else min(stop, len(self)))[0]
 
+    def in_order(self, start: int, stop: int) -> Observation:
+        """Rows by their place in time; ``index`` says as which observation a row arrived."""
+        return self.replayed(start, stop)[0]
+
     def _read(self, start: int, stop: int) -> tuple[Observation, Bool[np.ndarray, "t s"]]:
         """Rows start to stop, and their marks."""
         if len(self) == 0:
@@ -207,19 +213,26 @@ class History:
         return Observation(**columns), marks
 
     def chunks(
-        self, since: Int[np.ndarray, " s"], start: int = 0, stop: int | None = None, unseen: int | None = None
+        self,
+        since: Int[np.ndarray, " s"],
+        size: int = CHUNK,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        unseen: int | None = None,
     ) -> Iterator[Chunk]:
         """History from start to stop, oldest first; row ``unseen``, if there is one, as if its values were missing.
 
-        Of each series, surprises from row ``since`` on are pooled.
+        Of each series, surprises from row ``since`` on are pooled. ``size`` rows at a time: CHUNK, or a multiple that
+        divides SEGMENT.
         """
         end = len(self) if stop is None else stop
-        for first in range(start, end, CHUNK):
-            rows, marks, numbers = self.replayed(first, first + CHUNK)
+        for first in range(start, end, size):
+            rows, marks, numbers = self.replayed(first, first + size)
             if unseen is not None:
                 mask = rows.mask & (numbers != unseen)[:, None, None]
                 rows = replace(rows, mask=mask, y=np.where(mask, rows.y, 0.0).astype(rows.y.dtype))
-            yield Chunk(rows, marks & (numbers[:, None] >= since), min(CHUNK, end - first))
+            yield Chunk(rows, marks & (numbers[:, None] >= since), min(size, end - first))
 
     def replayed(self, start: int, stop: int) -> tuple[Observation, Bool[np.ndarray, "t s"], Int[np.ndarray, " t"]]:
         """Positions start to stop, past the end they hold nothing that counts: rows, their marks and numbers."""

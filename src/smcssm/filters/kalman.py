@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from smcssm import kalman
-from smcssm.core import AbstractFilter, AbstractLinearGaussian, FilterInfo, Observation, Status
+from smcssm.core import AbstractFilter, AbstractLinearGaussian, FilterInfo, Observation, Status, in_turn
 from smcssm.gaussian import Gaussian
+from smcssm.kalman.smoother import Backward
 from smcssm.linalg import rows, stack, vector
 
 
 class Kalman(AbstractFilter):
-    """Square-root Kalman filter: one Gaussian belief per outer particle, no inner particles."""
+    """Square-root Kalman filter: one Gaussian belief per outer particle, no inner particles.
+
+    What is gone through again, by moves and smoothing, is filtered in ``blocks`` side by side; 1: row by row.
+    """
 
     model: AbstractLinearGaussian
+    blocks: int = 1
 
     def init(self, key: Array, params: PyTree[Array], obs: Observation) -> Gaussian:
         """N(m0, chol_P0 chol_P0')."""
@@ -35,6 +42,25 @@ class Kalman(AbstractFilter):
         pit = jnp.where(obs.mask, norm.cdf((obs.y - innovation.mean) / innovation.sd), jnp.nan)
         status = jnp.where(innovation.positive, Status.OK, Status.NOT_POSITIVE_DEFINITE).astype(jnp.int8)
         return belief, FilterInfo(innovation.log_lik, innovation.mean, innovation.sd, pit, status)
+
+    def replay(
+        self, key: Array, params: PyTree[Array], belief: Gaussian, rows: Observation, length: Int[Any, ""] | int
+    ) -> tuple[Gaussian, Float[Array, "t s n"]]:
+        """Many rows, in blocks if there are several."""
+        if self.blocks == 1:
+            return in_turn(self, key, params, belief, rows, length)
+        rows = kalman.live(rows, length)
+        return kalman.parallel.filter(
+            self.model.matrices, params, belief, rows, lambda _, i: i.log_lik.astype(jnp.float64), self.blocks
+        )
+
+    def back(
+        self, params: PyTree[Array], belief: Gaussian, rows: Observation, length: Int[Any, ""] | int
+    ) -> tuple[Gaussian, Backward]:
+        """Beliefs after each of many rows ``[t, ..., s, 1]``, and the steps back over them."""
+        rows, system = kalman.live(rows, length), self.model.matrices
+        _, beliefs = kalman.parallel.filter(system, params, belief, rows, lambda belief, _: belief, self.blocks)
+        return beliefs, kalman.smoother.backward(system, params, belief, rows, beliefs, self.blocks)
 
     def moments(self, belief: Gaussian) -> tuple[Float[Array, "x s n"], Float[Array, "x s n"]]:
         """Mean and sd of every state."""

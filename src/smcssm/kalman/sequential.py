@@ -13,13 +13,15 @@ triangular; the innovation covariance must be positive definite, and a particle 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from smcssm.core import Matrix, System
+from smcssm.core import Matrix, Observation, System
 from smcssm.gaussian import Gaussian
 from smcssm.linalg import rows, stack, vector
 from smcssm.linalg.entries import Entry, Rows, dot, is_zero, matvec, multiply
@@ -38,7 +40,14 @@ class Innovation(NamedTuple):
     positive: Bool[Array, "s n"]
 
 
-class _Belief(NamedTuple):
+SystemOf = Callable[[Any, Observation], System]
+"""The system of a row, from the parameters of all particles: ``AbstractLinearGaussian.matrices``."""
+
+Keep = Callable[[Gaussian, Innovation], PyTree]
+"""What is kept of every row, from the belief after it and what it brought; leaves end in [s, n]."""
+
+
+class Opened(NamedTuple):
     """Mean, and columns of the lower-triangular factor from the diagonal downwards: the ends of [x, s, n]."""
 
     m: Float[Array, "x s n"]
@@ -47,7 +56,7 @@ class _Belief(NamedTuple):
 
 def predict(belief: Gaussian, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Float[Array, "s 1"]) -> Gaussian:
     """x' = F x + c + chol_Q e over dt > 0; the identity over dt = 0."""
-    return _close(_predict(belief, F, c, chol_Q, dt))
+    return closed(predicted(belief, F, c, chol_Q, dt))
 
 
 def update(
@@ -59,8 +68,8 @@ def update(
     mask: Bool[Array, "y s 1"],
 ) -> tuple[Gaussian, Innovation]:
     """Condition on y = H x + d + chol_R n, channels with mask False left out."""
-    after, innovation = _update(_open(belief), rows(H), vector(d), rows(chol_R), y, mask)
-    return _close(after), innovation
+    after, innovation, *_ = updated(opened(belief), rows(H), vector(d), rows(chol_R), y, mask)
+    return closed(after), innovation
 
 
 def step(
@@ -71,13 +80,33 @@ def step(
     dt: Float[Array, "s 1"],
 ) -> tuple[Gaussian, Innovation]:
     """Predict, then update."""
-    before = _predict(belief, system.F, system.c, system.chol_Q, dt)
-    after, innovation = _update(before, rows(system.H), vector(system.d), rows(system.chol_R), y, mask)
-    return _close(after), innovation
+    before = predicted(belief, system.F, system.c, system.chol_Q, dt)
+    after, innovation, *_ = updated(before, rows(system.H), vector(system.d), rows(system.chol_R), y, mask)
+    return closed(after), innovation
 
 
-def _open(belief: Gaussian) -> _Belief:
-    return _Belief(belief.mean, _columns(belief.chol))
+def filter(
+    system: SystemOf, params: PyTree, belief: Gaussian, rows: Observation, keep: Keep
+) -> tuple[Gaussian, PyTree]:
+    """The belief after many rows ``[t, ..., s, 1]``, one after the other, and what is kept of each ``[t, ...]``."""
+
+    def row(belief: Gaussian, obs: Observation) -> tuple[Gaussian, PyTree]:
+        belief, innovation = step(belief, system(params, obs), obs.y, obs.mask, obs.dt)
+        return belief, keep(belief, innovation)
+
+    return jax.lax.scan(row, belief, rows)
+
+
+def live(rows: Observation, length: Int[Any, ""] | int) -> Observation:
+    """Rows ``[t, ..., s, 1]``; those from ``length`` on, and those not reported, say nothing and take no time."""
+    counts = jnp.arange(len(rows.dt))[:, None, None] < length
+    counts = counts if rows.reported is None else counts & rows.reported
+    return replace(rows, mask=rows.mask & counts[:, None], dt=jnp.where(counts, rows.dt, 0))
+
+
+def opened(belief: Gaussian) -> Opened:
+    """By column, before the work of a step."""
+    return Opened(belief.mean, _columns(belief.chol))
 
 
 def _columns(L: Array) -> list[Array]:
@@ -85,27 +114,29 @@ def _columns(L: Array) -> list[Array]:
     return [column[j:] for j, column in enumerate(jnp.unstack(L, axis=1))]
 
 
-def _close(belief: _Belief) -> Gaussian:
+def closed(belief: Opened) -> Gaussian:
+    """The inverse of ``opened``."""
     n = len(belief.m)
     columns = [spread(column, range(j, n), range(n)) for j, column in enumerate(belief.L)]
     return Gaussian(belief.m, jnp.stack(columns, axis=1))
 
 
-def _predict(belief: Gaussian, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Array) -> _Belief:
+def predicted(belief: Gaussian, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Array) -> Opened:
+    """``predict``, left open."""
     m, L, like = belief.mean, belief.chol, belief.mean[0]
     if isinstance(F, jax.Array) and F.ndim > 2:
-        mean, FL = _dense(F, m[:, None])[:, 0], _dense_factor(F, L)
+        mean, FL = dense(F, m[:, None])[:, 0], _dense_factor(F, L)
     else:
         mean, FL = stack(matvec(rows(F), list(m)), like), _sparse_factor(rows(F), L)
     mean = mean + stack(vector(c), like)
     columns = triangular_columns([*panels(rows(chol_Q), like), *FL], len(m), like)
-    moved = [_from(j, column, len(m)) for j, column in enumerate(columns)]
+    moved = [ends(j, column, len(m)) for j, column in enumerate(columns)]
     stays = (dt == 0)[None]
     chol = [jnp.where(stays, old, new) for old, new in zip(_columns(L), moved, strict=True)]
-    return _Belief(*fence((jnp.where(stays, m, mean), chol)))
+    return Opened(*fence((jnp.where(stays, m, mean), chol)))
 
 
-def _dense(F: Array, X: Array, first: int = 0) -> Array:
+def dense(F: Array, X: Array, first: int = 0) -> Array:
     """F X, where rows of X before ``first`` are zero. Column by column of F: what XLA makes the fastest loop of."""
     total = F[:, first][:, None] * X[first][None]
     for k in range(first + 1, len(X)):
@@ -115,7 +146,7 @@ def _dense(F: Array, X: Array, first: int = 0) -> Array:
 
 def _dense_factor(F: Array, L: Array) -> list[Panel]:
     n = len(L)
-    return [Panel(tuple(range(n)), _dense(F, L[:, j : j + WIDTH], j)) for j in range(0, n, WIDTH)]
+    return [Panel(tuple(range(n)), dense(F, L[:, j : j + WIDTH], j)) for j in range(0, n, WIDTH)]
 
 
 def _sparse_factor(F: Rows, L: Array) -> list[Panel]:
@@ -142,35 +173,59 @@ def _once(e: Entry) -> Entry:
     return e if isinstance(e, float) else fence(e)
 
 
-def _from(first: int, column: Column, stop: int) -> Array:
+def ends(first: int, column: Column, stop: int) -> Array:
     """Entries ``first`` to ``stop`` of a column of a triangular matrix."""
     return spread(jnp.concatenate([column.head[None], column.tail]), column.rows, range(first, stop))
 
 
-def _update(
-    belief: _Belief, H: Rows, d: list[Entry], chol_R: Rows, y: Array, mask: Array
-) -> tuple[_Belief, Innovation]:
+def updated(
+    belief: Opened, H: Rows, d: list[Entry], chol_R: Rows, y: Array, mask: Array
+) -> tuple[Opened, Innovation, Gain, list[Array]]:
+    """``update``, with the gain and the whitened innovations."""
     m, L = belief
     n, ny, like = len(m), len(H), m[0]
     mean = fence(stack(matvec(H, list(m)), like) + stack(vector(d), like))
+    gain, sd = gain_of(L, H, chol_R, mask, like)
+    joint, w = condition(gain, jnp.concatenate([mean, m]), y, mask)
+    log_lik = -0.5 * math.log(2 * math.pi) * jnp.sum(mask, axis=0)
+    for w_i, s in zip(w, gain.s, strict=True):
+        log_lik = log_lik - 0.5 * w_i * w_i - jnp.log(jnp.abs(s))
+    chol = [ends(ny + j, column, ny + n) for j, column in enumerate(gain.columns[ny:])]
+    log_lik = jnp.where(gain.positive, log_lik, -jnp.inf)
+    return Opened(joint[ny:], chol), Innovation(log_lik, mean, sd, gain.positive), gain, w
+
+
+class Gain(NamedTuple):
+    """Columns of the factor of (y, x): channels first. ``s`` is the channels' diagonal, 1 where S is singular."""
+
+    columns: list[Column]
+    s: list[Array]
+    positive: Bool[Array, "s n"]
+
+
+def gain_of(L: list[Array], H: Rows, chol_R: Rows, mask: Array, like: Array) -> tuple[Gain, Float[Array, "y s n"]]:
+    """The triangular array, and the predictive standard deviation of every channel."""
+    n, ny = len(L), len(H)
     HL = [[_once(dot(h[j:], list(column))) for j, column in enumerate(L)] for h in H]
     sd = fence(jnp.sqrt(stack([dot(f, f) + dot(r, r) for f, r in zip(HL, chol_R, strict=True)], like)))
     columns = triangular_columns(_array(HL, L, chol_R, mask, like), ny + n, like)
-
-    log_lik = -0.5 * math.log(2 * math.pi) * jnp.sum(mask, axis=0)
-    joint, positive = jnp.concatenate([mean, m]), jnp.ones(like.shape, bool)
+    positive, diagonal = jnp.ones(like.shape, bool), []
     for i, noisy in enumerate(_surely_noisy(chol_R)):
-        column = columns[i]
-        s = jnp.abs(column.head)
+        s = jnp.abs(columns[i].head)
         singular = (s <= TOLERANCE * jnp.finfo(s.dtype).eps * sd[i]) & ~noisy & mask[i]
-        s = jnp.where(singular, 1.0, column.head)
-        w = jnp.where(mask[i], y[i] - joint[i], 0.0) / s
-        log_lik = log_lik - 0.5 * w * w - jnp.log(jnp.abs(s))
-        joint = joint + spread(column.tail, column.rows[1:], range(ny + n)) * w[None]
+        diagonal.append(jnp.where(singular, 1.0, columns[i].head))
         positive = positive & ~singular
-    chol = [_from(ny + j, column, ny + n) for j, column in enumerate(columns[ny:])]
-    log_lik = jnp.where(positive, log_lik, -jnp.inf)
-    return _Belief(joint[ny:], chol), Innovation(log_lik, mean, sd, positive)
+    return Gain(columns, diagonal, positive), sd
+
+
+def condition(gain: Gain, joint: Array, y: Array, mask: Array) -> tuple[Array, list[Array]]:
+    """Means of (y, x) after channel by channel of y, and the whitened innovations, 0 where missing."""
+    whitened = []
+    for i, (column, s) in enumerate(zip(gain.columns, gain.s, strict=False)):
+        w = jnp.where(mask[i], y[i] - joint[i], 0.0) / s
+        joint = joint + spread(column.tail, column.rows[1:], range(len(joint))) * w[None]
+        whitened.append(w)
+    return joint, whitened
 
 
 def _array(HL: Rows, L: list[Array], chol_R: Rows, mask: Array, like: Array) -> list[Panel]:

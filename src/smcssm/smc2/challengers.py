@@ -45,7 +45,7 @@ def replay(
     run, end = compiled(replay_chunk, smc), len(history)
 
     def through(challengers: Challengers, since: Any, **which: Any) -> Challengers:
-        for chunk in history.chunks(since, **which):
+        for chunk in history.chunks(since, smc.chunk, **which):
             challengers = run(population, challengers, chunk, rung, sweep)
         return challengers
 
@@ -85,11 +85,28 @@ def replay_chunk(
 ) -> Challengers:
     """Filter one chunk, adding up likelihoods in the order in which the stream added them."""
     key = fold_in(move_key(population, rung, sweep), 3)
+    c, rows = challengers, at_particles(chunk.rows)
+    belief, increments = smc.filter.replay(key, c.params, c.belief, rows, chunk.length)
 
-    def body(i: Int[Array, ""], c: Challengers) -> Challengers:
-        return take(smc, key, c, *jax.tree.map(lambda leaf: leaf[i], (chunk.rows, chunk.pooled)))
+    def body(i: Int[Array, ""], totals: tuple[Array, Array]) -> tuple[Array, Array]:
+        new = add(smc, *totals, increments[i], chunk.pooled[i])
+        reported = chunk.rows.reported
+        return new if reported is None else select(reported[i], new, totals)
 
-    return jax.lax.fori_loop(0, chunk.length, body, challengers)
+    settled, pending = jax.lax.fori_loop(0, chunk.length, body, (c.log_lik, c.pending))
+    return eqx.tree_at(lambda c: (c.belief, c.log_lik, c.pending), c, (belief, settled, pending))
+
+
+def add(
+    smc: SMC2,
+    settled: Float[Array, "s n"],
+    pending: Float[Array, "s n"],
+    increment: Float[Array, "s n"],
+    pooled: Bool[Array, " s"],
+) -> tuple[Float[Array, "s n"], Float[Array, "s n"]]:
+    """The log-likelihood after one more row; where the row is pooled its own is pending."""
+    settled = smc.forgetting * settled + jnp.where(pooled[:, None], 0.0, increment)
+    return settled, smc.forgetting * pending + jnp.where(pooled[:, None], increment, 0.0)
 
 
 def take(
@@ -98,10 +115,7 @@ def take(
     """Filter one row of history; where it is pooled its likelihood is pending."""
     key = fold_in(key, obs.index)
     belief, info = smc.filter.step(key, challengers.params, challengers.belief, at_particles(obs))
-    increment = info.log_lik.astype(jnp.float64)
-    settled = smc.forgetting * challengers.log_lik + jnp.where(pooled[:, None], 0.0, increment)
-    pending = smc.forgetting * challengers.pending + jnp.where(pooled[:, None], increment, 0.0)
-    changed = (belief, settled, pending)
+    changed = (belief, *add(smc, challengers.log_lik, challengers.pending, info.log_lik.astype(jnp.float64), pooled))
     new = eqx.tree_at(lambda c: (c.belief, c.log_lik, c.pending), challengers, changed)
     return new if obs.reported is None else select(obs.reported, new, challengers)
 

@@ -20,6 +20,7 @@ from smcssm.core import (
     Observation,
     at_each_particle,
 )
+from smcssm.history import CHUNK
 from smcssm.resampling import log_mean_weight
 
 
@@ -29,7 +30,7 @@ class SMC2(eqx.Module):
     ``groups`` populations within the population are resampled each by itself, so that the spread between them shows
     the Monte Carlo error. Proposals that move one of ``folds`` are fitted to the others; folds are the groups, if there
     are several. Particles of a group or fold are neighbours, and there are as many in each. Observations may be up to
-    ``horizon`` rows late; 0 for never.
+    ``horizon`` rows late; 0 for never. Moves go through history ``chunk`` rows at a time.
     """
 
     prior: AbstractPrior
@@ -45,6 +46,7 @@ class SMC2(eqx.Module):
     horizon: int = 0
     record: bool = True
     dtype: str = "float64"
+    chunk: int = CHUNK
 
 
 

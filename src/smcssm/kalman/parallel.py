@@ -1,0 +1,213 @@
+"""Many rows at once: the Kalman filter in blocks, sequential inside of blocks and a scan across.
+
+Sarkka & Garcia-Fernandez (2021, doi:10.1109/TAC.2020.2976316); square roots: Yaghoobi, Corenflos, Hassan & Sarkka
+(2022, arXiv 2207.00426). The element of a span of rows is what they say given the state x_0 before them:
+
+    x_k | x_0 ~ N(A x_0 + b, U U'),        p(rows | x_0) proportional to exp(-|zeta - Z' x_0|^2 / 2)
+
+    1  in all blocks side by side, row by row: the element of each block, from x_0 known exactly
+           (b, U) by an ordinary step, A as its mean is but for c, d and y; the whitened innovations join (Z, zeta)
+    2  across blocks (Hillis & Steele 1986, doi:10.1145/7902.7903), distances d = 1, 2, 4, ...:
+           element[k] <- element[k] after element[k - d]:
+               the later one is a row of the earlier: zeta = Z' x + n, n ~ N(0, I), then x' = A x + b + U e
+       hence the belief before each block
+    3  in all blocks side by side: the ordinary filter from there
+
+Only moments come from the scan. Likelihoods come from 3, one update per row, so that they are as accurate as those of
+the sequential filter, of which this has the signature. Blocks lie on the series axis. A row whose innovation covariance
+is singular once x_0 is known (an exact observation, say) has no element, and that of an explosive state without noise
+grows beyond all numbers; where one is met, all is filtered row by row.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from functools import reduce
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from smcssm.core import Matrix, Observation, System
+from smcssm.gaussian import Gaussian
+from smcssm.kalman import sequential
+from smcssm.kalman.sequential import Keep, SystemOf
+from smcssm.linalg.entries import Rows, is_zero, multiply, rows, vector
+from smcssm.linalg.panels import Panel, fence, triangular_columns
+
+
+class Element(NamedTuple):
+    """A span of rows given the state x_0 before it: A, the law of the last state at x_0 = 0, and [Z; zeta']."""
+
+    A: Float[Array, "x x s n"]
+    given: Gaussian
+    about: Float[Array, "_ x s n"]
+    exists: Bool[Array, "s n"]
+
+
+def filter(
+    system: SystemOf, params: PyTree, belief: Gaussian, rows: Observation, keep: Keep, blocks: int | None = None
+) -> tuple[Gaussian, PyTree]:
+    """The belief after many rows ``[t, ..., s, 1]``, and what is kept of each ``[t, ...]``."""
+    T = len(rows.dt)
+    B = blocks_for(T) if blocks is None else blocks
+    if B == 1:
+        return sequential.filter(system, params, belief, rows, keep)
+    of_block, many, start = fold(rows, B), repeat(params, B), repeat(belief, B)
+    element = _elements(system, many, start, of_block)
+    starts = _starts(element, start, B)
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(starts)]
+
+    def together() -> tuple[Gaussian, PyTree]:
+        ends, kept = sequential.filter(system, many, starts, of_block, keep)
+        last = jax.tree.map(lambda leaf: leaf[..., -belief.mean.shape[-2] :, :], ends)
+        return last, unfold(kept, B, T)
+
+    def in_turn() -> tuple[Gaussian, PyTree]:
+        return sequential.filter(system, params, belief, rows, keep)
+
+    return jax.lax.cond(jnp.all(element.exists) & reduce(operator.and_, finite), together, in_turn)
+
+
+def blocks_for(n_rows: int) -> int:
+    """As many blocks as rows in each, about: the least number of steps in turn."""
+    return 1 << max(0, round(0.5 * math.log2(max(n_rows, 1))))
+
+
+def fold(tree: PyTree, blocks: int) -> PyTree:
+    """Rows ``[t, ..., s, n]`` as rows of all blocks, ``[l, ..., blocks * s, n]``; zero rows at the end are nothing."""
+
+    def one(leaf: Array) -> Array:
+        length = -(-len(leaf) // blocks)
+        padding = [(0, blocks * length - len(leaf))] + [(0, 0)] * (leaf.ndim - 1)
+        leaf = jnp.pad(leaf, padding).reshape(blocks, length, *leaf.shape[1:])
+        leaf = jnp.moveaxis(leaf, 0, -3)
+        return leaf.reshape(*leaf.shape[:-3], -1, leaf.shape[-1])
+
+    return jax.tree.map(one, tree)
+
+
+def unfold(tree: PyTree, blocks: int, n_rows: int) -> PyTree:
+    """The inverse of ``fold``."""
+
+    def one(leaf: Array) -> Array:
+        leaf = leaf.reshape(*leaf.shape[:-2], blocks, -1, leaf.shape[-1])
+        leaf = jnp.moveaxis(leaf, -3, 0)
+        return leaf.reshape(-1, *leaf.shape[2:])[:n_rows]
+
+    return jax.tree.map(one, tree)
+
+
+def repeat(tree: PyTree, blocks: int) -> PyTree:
+    """The same for every block."""
+    return jax.tree.map(lambda leaf: jnp.tile(leaf, (blocks, 1)), tree)
+
+
+def prefixes[T](combine: Callable[[T, T], T], elements: T, blocks: int) -> T:
+    """Every block combined with all before it: log2(blocks) rounds of one program, so that it is compiled once."""
+
+    def one_round(i: Array, elements: T) -> T:
+        distance = 1 << i
+        earlier = jax.tree.map(lambda leaf: shift(leaf, distance, blocks), elements)
+        return jax.tree.map(
+            lambda new, old: jnp.where(_number(old, blocks) >= distance, new, old), combine(earlier, elements), elements
+        )
+
+    return jax.lax.fori_loop(0, math.ceil(math.log2(blocks)), one_round, elements)
+
+
+def shift(leaf: Array, distance: Array | int, blocks: int) -> Array:
+    """Block k - distance in the place of block k; at the start some that do not count."""
+    return jnp.roll(leaf, distance * (leaf.shape[-2] // blocks), axis=-2)
+
+
+def _number(leaf: Array, blocks: int) -> Array:
+    """The number of each block, to broadcast against a leaf ``[..., blocks * s, n]``."""
+    number = jnp.arange(leaf.shape[-2]) // (leaf.shape[-2] // blocks)
+    return number.reshape(*[1] * (leaf.ndim - 2), -1, 1)
+
+
+def _elements(system: SystemOf, params: PyTree, belief: Gaussian, rows: Observation) -> Element:
+    """Pass 1."""
+
+    def row(element: Element, obs: Observation) -> tuple[Element, None]:
+        now = system(params, obs)
+        element = _move(element, now.F, now.c, now.chol_Q, obs.dt)
+        return _absorb(element, now.H, now.d, now.chol_R, obs.y, obs.mask), None
+
+    return jax.lax.scan(row, _nothing(belief), rows)[0]
+
+
+def _nothing(belief: Gaussian) -> Element:
+    """The element of no rows."""
+    x, like = len(belief.mean), belief.mean[0]
+    eye = jnp.broadcast_to(jnp.eye(x, dtype=like.dtype)[..., None, None], (x, x, *like.shape))
+    exactly = jax.tree.map(jnp.zeros_like, belief)
+    return Element(eye, exactly, jnp.zeros((x + 1, x, *like.shape), like.dtype), jnp.ones(like.shape, bool))
+
+
+def _move(element: Element, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Array) -> Element:
+    """Over a transition."""
+    A = jnp.where((dt == 0)[None, None], element.A, _product(rows(F), element.A))
+    return element._replace(A=A, given=sequential.predict(element.given, F, c, chol_Q, dt))
+
+
+def _absorb(element: Element, H: Matrix, d: Matrix, chol_R: Matrix, y: Array, mask: Array) -> Element:
+    """With an observation, whose innovation tells of x_0."""
+    H, A = rows(H), element.A
+    after, _, gain, w = sequential.updated(sequential.opened(element.given), H, vector(d), rows(chol_R), y, mask)
+    joint = jnp.concatenate([_product(H, A), A])
+    condition = jax.vmap(lambda a: sequential.condition(gain, a, jnp.zeros_like(y), mask), in_axes=1, out_axes=(1, 0))
+    joint, of_A = condition(joint)
+    about = _with_rows(element.about, -jnp.stack(of_A), jnp.stack(w))
+    return Element(joint[len(H) :], sequential.closed(after), about, element.exists & gain.positive)
+
+
+def _with_rows(about: Array, W: Float[Array, "y x s n"], w: Float[Array, "y s n"]) -> Array:
+    """[Z; zeta'] when w = W x_0 + n, n ~ N(0, I), was seen as well; what is left of zeta is of no consequence."""
+    x = about.shape[1]
+    seen = fence(jnp.concatenate([jnp.moveaxis(W, 0, 1), w[None]]))
+    known = [Panel(tuple(range(j, x + 1)), about[j:, j : j + 1]) for j in range(x)]
+    columns = triangular_columns([*known, Panel(tuple(range(x + 1)), seen)], x, about[0, 0])
+    return fence(jnp.stack([sequential.ends(0, column, x + 1) for column in columns], axis=1))
+
+
+def _after(earlier: Element, later: Element) -> Element:
+    """The element of two spans, the second of which is a row of the first."""
+    row = _as_row(later)
+    unit = jnp.ones_like(later.A[0, 0, :, :1])
+    element = _absorb(earlier, row.H, row.d, row.chol_R, later.about[-1], jnp.ones_like(later.about[-1], bool))
+    element = _move(element, row.F, row.c, row.chol_Q, unit)
+    return element._replace(exists=earlier.exists & later.exists)
+
+
+def _as_row(element: Element) -> System:
+    """zeta = Z' x + n, then x' = A x + b + U e."""
+    x, about, U = len(element.A), element.about, element.given.chol
+    lower = range(x)
+    Z = [[about[i, j] if i >= j else 0.0 for i in lower] for j in lower]
+    chol_U = [[U[i, j] if i >= j else 0.0 for j in lower] for i in lower]
+    eye = [[float(i == j) for j in lower] for i in lower]
+    return System(element.A, element.given.mean, chol_U, Z, [0.0] * x, eye)
+
+
+def _starts(element: Element, start: Gaussian, blocks: int) -> Gaussian:
+    """Pass 2: the belief before each block, from the one before the first."""
+    before = jax.tree.map(lambda leaf: shift(leaf, 1, blocks), prefixes(_after, element, blocks))
+    row, y = _as_row(before), before.about[-1]
+    after, *_ = sequential.updated(sequential.opened(start), row.H, row.d, row.chol_R, y, jnp.ones_like(y, bool))
+    unit = jnp.ones_like(y[0, :, :1])
+    moved = sequential.closed(sequential.predicted(sequential.closed(after), row.F, row.c, row.chol_Q, unit))
+    return jax.tree.map(lambda new, old: jnp.where(_number(old, blocks) > 0, new, old), moved, start)
+
+
+def _product(M: Rows, A: Float[Array, "x k s n"]) -> Float[Array, "_ k s n"]:
+    """M A, known zeros and ones of M for nothing."""
+    out = []
+    for row in M:
+        terms = [multiply(e[None] if jnp.ndim(e) else e, A[k]) for k, e in enumerate(row) if not is_zero(e)]
+        out.append(fence(sum(terms[1:], terms[0])) if terms else jnp.zeros_like(A[0]))
+    return jnp.stack(out)

@@ -1,0 +1,172 @@
+"""Smoothing as prediction backwards in time: the law of the state before a row given the state after it.
+
+Rauch, Tung & Striebel (1965, doi:10.2514/3.3166) in square-root form. With x' = F x + c + chol_Q e after x ~ N(m, L L')
+and m' the filtered mean after the row:
+
+    [ F L  chol_Q ]          [ L_p  0 ]
+    [ L      0    ]    ->    [ K    D ]          G = K L_p^+         x - m = G (x' - F m - c) + D e
+    backwards    x - m = G (x' - m') + g + D e,      g = G (m' - F m - c)
+
+so that given everything x - m is one ``predict`` from x' - m', in blocks if wanted as in ``parallel``: two such steps
+are one of the same form. Trajectories are drawn likewise, e being known (backward sampling: Carter & Kohn 1994,
+doi:10.1093/biomet/81.3.541). Cov(x, x' | all) = G Cov(x' | all).
+
+L_p may have any rank. A row of [F L, chol_Q] that depends on those above it says nothing more of x and takes up no
+direction: the rows are made orthogonal one by one (modified Gram-Schmidt, as stable as Householder for this product).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from smcssm.core import Matrix, Observation, System
+from smcssm.gaussian import Gaussian
+from smcssm.kalman.parallel import fold, prefixes, repeat, shift, unfold
+from smcssm.kalman.sequential import TOLERANCE, SystemOf, dense, ends, opened, predict, updated
+from smcssm.linalg import matvec, stack, vector
+from smcssm.linalg import rows as entries
+from smcssm.linalg.panels import Panel, fence, triangular_columns
+
+
+class Backward(NamedTuple):
+    """x - m = G (x' - m') + g + D e: the state before a row from the one after it, around the filtered means."""
+
+    G: Float[Array, "*t x x s n"]
+    g: Float[Array, "*t x s n"]
+    D: Float[Array, "*t x x s n"]
+
+
+def backward(
+    system: SystemOf, params: PyTree, start: Gaussian, rows: Observation, beliefs: Gaussian, blocks: int = 1
+) -> Backward:
+    """The steps back over rows ``[t, ..., s, 1]``, from the belief before them and those after each."""
+    before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), start, beliefs)
+    many = repeat(params, blocks)
+
+    def row(at: tuple[Gaussian, Observation]) -> Backward:
+        before, obs = at
+        return reverse(before, system(many, obs), obs)
+
+    steps = jax.lax.map(row, fold((before, rows), blocks))
+    return unfold(steps, blocks, len(rows.dt))
+
+
+def reverse(before: Gaussian, now: System, obs: Observation) -> Backward:
+    """The step back over one row, from the belief before it.
+
+    What the row does to the mean is computed by itself: of two means the difference is lost where a state is known far
+    more closely than it is large.
+    """
+    m, L, like = before.mean, before.chol, before.mean[0]
+    x, F, chol_Q = len(m), stack(entries(now.F), like), stack(entries(now.chol_Q), like)
+    A = jnp.concatenate([jnp.concatenate([dense(F, L), chol_Q], 1), jnp.concatenate([L, 0 * chol_Q], 1)])
+    size = dense(jnp.abs(F), _length(L)[:, None])[:, 0] + _length(chol_Q)
+    columns, scales = [], []
+    for i in range(x):
+        length = _length(A[i][None])[0]
+        new = length > TOLERANCE * jnp.finfo(like.dtype).eps * size[i]
+        scales.append(jnp.where(new, 1 / jnp.where(new, length, 1), 0))
+        u = A[i] * scales[i][None]
+        columns.append(jnp.sum(A * u[None], axis=1))
+        A = fence(A - columns[i][:, None] * u[None])
+    G = _divide([column[x:] for column in columns], [column[:x] for column in columns], scales)
+    D = triangular_columns([Panel(tuple(range(x)), A[x:])], x, like)
+    stays = (obs.dt == 0)[None]
+    eye = jnp.eye(x, dtype=like.dtype)[..., None, None]
+    G = jnp.where(stays[None], eye, G)
+    D = jnp.where(stays[None], 0, jnp.stack([ends(0, column, x) for column in D], axis=1))
+    L_p = jnp.where(stays[None], L, jnp.stack([column[:x] for column in columns], axis=1))
+    m_p = jnp.where(stays, m, dense(F, m[:, None])[:, 0] + stack(vector(now.c), like))
+    H = entries(now.H)
+    y = obs.y - stack(matvec(H, list(m_p)), like) - stack(vector(now.d), like)
+    moved = updated(opened(Gaussian(jnp.zeros_like(m), L_p)), H, [0.0] * len(H), entries(now.chol_R), y, obs.mask)[0].m
+    return Backward(G, dense(G, moved[:, None])[:, 0], D)
+
+
+def smooth(steps: Backward, last: Gaussian, blocks: int = 1) -> tuple[Gaussian, Gaussian]:
+    """The law of x - m given everything, before the rows and after each, from the law after the last of them.
+
+    ``blocks`` divides the number of rows.
+    """
+    T, series = steps.g.shape[0], last.mean.shape[-2]
+    steps = fold(jax.tree.map(lambda leaf: leaf[::-1], steps), blocks)
+    starts = repeat(last, blocks)
+    if blocks > 1:
+        first = jax.tree.map(lambda leaf: leaf[0], steps)
+        of_block, _ = jax.lax.scan(lambda done, step: (_then(done, step), None), _stay(first), steps)
+        before = jax.tree.map(lambda leaf: shift(leaf, 1, blocks), prefixes(_then, of_block, blocks))
+        counts = (jnp.arange(starts.mean.shape[-2]) >= series)[:, None]
+        starts = jax.tree.map(lambda new, old: jnp.where(counts, new, old), _apply(before, starts), starts)
+    ended, all_of_them = jax.lax.scan(lambda law, step: (_apply(step, law), law), starts, steps)
+    first = jax.tree.map(lambda leaf: leaf[..., -series:, :], ended)
+    return first, jax.tree.map(lambda leaf: leaf[::-1], unfold(all_of_them, blocks, T))
+
+
+def lagged(steps: Backward, beliefs: Gaussian, lag: int) -> Gaussian:
+    """The law of x - m after each row given the next ``lag`` rows only, for all but the last ``lag`` rows.
+
+    All rows go back together, one step after the other, from the belief ``lag`` rows on.
+    """
+    T = len(steps.g) - lag
+
+    def side_by_side(leaf: Array, first: Array | int) -> Array:
+        return fold(jax.lax.dynamic_slice_in_dim(leaf, first, T), T)[0]
+
+    def step(i: Array, law: Gaussian) -> Gaussian:
+        return _apply(jax.tree.map(lambda leaf: side_by_side(leaf, lag - i), steps), law)
+
+    at_filter = Gaussian(jnp.zeros_like(beliefs.mean), beliefs.chol)
+    law = jax.lax.fori_loop(0, lag, step, jax.tree.map(lambda leaf: side_by_side(leaf, lag), at_filter))
+    return unfold(jax.tree.map(lambda leaf: leaf[None], law), T, T)
+
+
+def sample(
+    steps: Backward, last: Float[Array, "x s n"], noise: Float[Array, "t x s n"], blocks: int = 1
+) -> tuple[Float[Array, "x s n"], Float[Array, "t x s n"]]:
+    """A joint draw of x - m before the rows and after each, from a draw after the last and standard normal noise."""
+    known = jnp.sum(steps.D * noise[:, None], axis=2)
+    first, rest = smooth(
+        Backward(steps.G, steps.g + known, jnp.zeros_like(steps.D)), Gaussian(last, jnp.zeros_like(steps.D[0])), blocks
+    )
+    return first.mean, rest.mean
+
+
+def _apply(step: Backward, law: Gaussian) -> Gaussian:
+    """The law before a row from the one after it."""
+    return predict(law, step.G, step.g, _lower(step.D), jnp.ones_like(law.mean[0, :, :1]))
+
+
+def _then(step: Backward, another: Backward) -> Backward:
+    """Two steps back as one."""
+    law = _apply(another, Gaussian(step.g, step.D))
+    return Backward(jax.vmap(lambda G: dense(another.G, G[:, None])[:, 0], 1, 1)(step.G), law.mean, law.chol)
+
+
+def _stay(like: Backward) -> Backward:
+    """No step."""
+    eye = jnp.eye(like.G.shape[0], dtype=like.G.dtype)[..., None, None]
+    return Backward(jnp.broadcast_to(eye, like.G.shape), jnp.zeros_like(like.g), jnp.zeros_like(like.D))
+
+
+def _lower(D: Array) -> Matrix:
+    """With the zeros above the diagonal known."""
+    return [[D[i, j] if j <= i else 0.0 for j in range(len(D))] for i in range(len(D))]
+
+
+def _length(A: Float[Array, "r q s n"]) -> Float[Array, "r s n"]:
+    return jnp.sqrt(jnp.sum(A * A, axis=1))
+
+
+def _divide(K: list[Array], L: list[Array], scales: list[Array]) -> Float[Array, "x x s n"]:
+    """G with G L = K by column, L lower triangular; columns of scale 0, which are zero in both, are left out."""
+    G: dict[int, Array] = {}
+    for j in reversed(range(len(L))):
+        rest = K[j]
+        for k in range(j + 1, len(L)):
+            rest = rest - G[k] * L[j][k][None]
+        G[j] = fence(rest * scales[j][None])
+    return jnp.stack([G[j] for j in range(len(L))], axis=1)
