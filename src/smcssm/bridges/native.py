@@ -278,3 +278,15 @@ def pullback(m0, chol_P0, F, c, chol_Q, H, d, chol_R, y, dt, g):
             Q_[i_Q] += 2.0 * _mul(P_, _at(chol_Q, t))
             m_, P_ = _t_apply(F_t, m_), _t_mul(F_t, PF)
     return m_, 2.0 * _mul(P_, chol_P0), F_, c_, Q_, H_, d_, R_, y_, np.zeros(T)
+
+
+@_jit
+def simulate(rng, m0, chol_P0, F, c, chol_Q, H, d, chol_R, dt):
+    """One draw of all observations."""
+    x = m0 + _apply(chol_P0, rng.standard_normal(chol_P0.shape[1]))
+    out = np.zeros((len(dt), H.shape[1]))
+    for t in range(len(dt)):
+        if dt[t] != 0.0:
+            x = _apply(_at(F, t), x) + _at(c, t) + _apply(_at(chol_Q, t), rng.standard_normal(chol_Q.shape[2]))
+        out[t] = _apply(_at(H, t), x) + _at(d, t) + _apply(_at(chol_R, t), rng.standard_normal(chol_R.shape[2]))
+    return out

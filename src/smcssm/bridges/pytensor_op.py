@@ -55,7 +55,7 @@ class KalmanOp(Op):
         outputs = [pt.tensor(dtype="float64", shape=tuple(known.get(dim) for dim in dims)) for dims in self.outputs]
         return Apply(self, variables, outputs)
 
-    def infer_shape(self, fgraph: Any, node: Apply, shapes: Sequence[Any]) -> list[tuple]:
+    def infer_shape(self, node: Apply, shapes: Sequence[Any]) -> list[tuple]:
         """By the names of the axes."""
         size = {dim: s for dims, shape in zip(self.inputs, shapes, strict=True) for dim, s in zip(dims, shape, strict=True)}
         return [tuple(size[dim] for dim in dims) for dims in self.outputs]
