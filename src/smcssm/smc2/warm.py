@@ -66,7 +66,7 @@ def warm_start(
             f"the draws do not fit the posterior of these observations (reweighting them leaves {told.min():.0f} of "
             f"{n}): importance sampling has replaced them. Are model, prior and observations those of the trace?",
             SmcssmWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
     population = compiled(_with_evidence, smc)(population, judged.log_weight)
     return _move(smc, population, history, everything)
