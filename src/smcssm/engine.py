@@ -129,7 +129,7 @@ class Engine:
         return engine
 
     @classmethod
-    def from_posterior(  # noqa: PLR0913
+    def from_posterior(
         cls,
         model: AbstractModel,
         prior: Any,
@@ -240,9 +240,7 @@ class Engine:
         ``ys`` is an array (time first), or a pandas, polars, arrow or xarray object whose columns are matched to
         channels and inputs by name. ``progress`` shows a bar; by default for long blocks on a terminal.
         """
-        return self._take(
-            ys, time=time, inputs=inputs, noise_sd=noise_sd, exposure=exposure, progress=progress
-        )
+        return self._take(ys, time=time, inputs=inputs, noise_sd=noise_sd, exposure=exposure, progress=progress)
 
     def stream(self, observations: Iterable[Any]) -> Iterator[StepInfo]:
         """Step through an iterable as it comes: of numbers, or of mappings that name channels and inputs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import pymc as pm
@@ -11,7 +11,6 @@ import pytensor.tensor as pt
 from pytensor.link.numba.dispatch.basic import numba_njit
 from pytensor.link.numba.dispatch.random import numba_core_rv_funcify
 from pytensor.tensor.random.op import RandomVariable
-
 from pytensor.tensor.variable import TensorConstant
 
 from smcssm.bridges.expressions import tensor
@@ -61,6 +60,7 @@ class OneChannelRV(LinearGaussianRV):
 
 
 @numba_core_rv_funcify.register(LinearGaussianRV)
+@no_type_check
 def _(op: LinearGaussianRV, node: Any) -> Any:
     one_channel, draw = isinstance(op, OneChannelRV), simulate
 

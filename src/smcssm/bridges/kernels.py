@@ -118,9 +118,7 @@ def predict(mean: Array, chol: Array, F: Array, c: Array, chol_Q: Array) -> tupl
     return belief.mean[..., 0, 0], belief.chol[..., 0, 0]
 
 
-def update(
-    mean: Array, chol: Array, H: Array, d: Array, chol_R: Array, y: Array
-) -> tuple[Array, Array, Array]:
+def update(mean: Array, chol: Array, H: Array, d: Array, chol_R: Array, y: Array) -> tuple[Array, Array, Array]:
     """The belief after y, and log p(y)."""
     mean, chol, H, d, chol_R, y = map(_at_one_particle, (mean, chol, H, d, chol_R, y))
     belief, innovation = kalman.update(Gaussian(mean, chol), H, d, chol_R, *_masked(y))

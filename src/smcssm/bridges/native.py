@@ -18,7 +18,7 @@ finite at any rank. Nothing here starts JAX: chains may run in forked processes 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
@@ -26,10 +26,11 @@ import numpy as np
 from smcssm.kalman.sequential import TOLERANCE
 
 _SMALLEST = TOLERANCE * np.finfo(np.float64).eps
-_jit: Any = numba.njit(no_cpython_wrapper=False)
+_jit: Any = numba.njit
 
 
 @_jit
+@no_type_check
 def _mul(A, B):
     """A B."""
     out = np.zeros((A.shape[0], B.shape[1]))
@@ -43,6 +44,7 @@ def _mul(A, B):
 
 
 @_jit
+@no_type_check
 def _mul_t(A, B):
     """A B'."""
     out = np.zeros((A.shape[0], B.shape[0]))
@@ -54,6 +56,7 @@ def _mul_t(A, B):
 
 
 @_jit
+@no_type_check
 def _t_mul(A, B):
     """A' B."""
     out = np.zeros((A.shape[1], B.shape[1]))
@@ -67,6 +70,7 @@ def _t_mul(A, B):
 
 
 @_jit
+@no_type_check
 def _apply(A, x):
     """A x."""
     out = np.zeros(A.shape[0])
@@ -77,6 +81,7 @@ def _apply(A, x):
 
 
 @_jit
+@no_type_check
 def _t_apply(A, x):
     """A' x."""
     out = np.zeros(A.shape[1])
@@ -87,6 +92,7 @@ def _t_apply(A, x):
 
 
 @_jit
+@no_type_check
 def _add_outer(out, x, y):
     for i in range(x.shape[0]):
         for j in range(y.shape[0]):
@@ -94,6 +100,7 @@ def _add_outer(out, x, y):
 
 
 @_jit
+@no_type_check
 def _triangularise(A, n):
     """The lower-triangular root of A A', by Householder reflections from the right; A is overwritten."""
     w = A.shape[1]
@@ -122,6 +129,7 @@ def _triangularise(A, n):
 
 
 @_jit
+@no_type_check
 def _predict(m, L, F, c, chol_Q):
     """Mean and factor of the state one step ahead."""
     n = len(m)
@@ -132,6 +140,7 @@ def _predict(m, L, F, c, chol_Q):
 
 
 @_jit
+@no_type_check
 def _present(H, chol_R, y):
     """H and chol_R with the rows of missing channels emptied, and which channels are there."""
     H, chol_R, seen = H.copy(), chol_R.copy(), np.ones(len(y), np.bool_)
@@ -144,6 +153,7 @@ def _present(H, chol_R, y):
 
 
 @_jit
+@no_type_check
 def _update(m, L, H, d, chol_R, seen, y):
     """Log-likelihood, S_c, K_c, w and the new belief. A missing channel has S = 1 and v = 0."""
     n, ny = len(m), len(y)
@@ -177,11 +187,13 @@ def _update(m, L, H, d, chol_R, seen, y):
 
 
 @_jit
+@no_type_check
 def _at(M, t):
     return M[t] if len(M) > 1 else M[0]
 
 
 @_jit
+@no_type_check
 def log_likelihood(m0, chol_P0, F, c, chol_Q, H, d, chol_R, y, dt):
     """log p(y_t | y_1:t-1) for every t."""
     m, L = m0.copy(), _triangularise(chol_P0.copy(), len(m0))
@@ -195,6 +207,7 @@ def log_likelihood(m0, chol_P0, F, c, chol_Q, H, d, chol_R, y, dt):
 
 
 @_jit
+@no_type_check
 def _inverse(S_c):
     """Inverse of a lower-triangular matrix."""
     n = len(S_c)
@@ -210,6 +223,7 @@ def _inverse(S_c):
 
 
 @_jit
+@no_type_check
 def pullback(m0, chol_P0, F, c, chol_Q, H, d, chol_R, y, dt, g):
     """Adjoints of all inputs but dt (zero) for cotangents g of the log-likelihoods."""
     T, n, ny = len(y), len(m0), y.shape[1]
@@ -281,6 +295,7 @@ def pullback(m0, chol_P0, F, c, chol_Q, H, d, chol_R, y, dt, g):
 
 
 @_jit
+@no_type_check
 def simulate(rng, m0, chol_P0, F, c, chol_Q, H, d, chol_R, dt):
     """One draw of all observations."""
     x = m0 + _apply(chol_P0, rng.standard_normal(chol_P0.shape[1]))

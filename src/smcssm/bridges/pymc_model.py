@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pymc as pm
-from jaxtyping import Array
 from pymc.model.fgraph import fgraph_from_model, model_from_fgraph
 from pytensor.graph.replace import graph_replace
 from pytensor.graph.rewriting.utils import rewrite_graph
@@ -59,7 +57,11 @@ def from_pymc(pm_model: pm.Model) -> tuple[LinearGaussian, pm.Model, np.ndarray]
     shapes = {v.name: shape for v, shape in zip(free, function.input_shapes, strict=True) if shape}
     if not names:
         raise ModelError(f"from_pymc: no matrix of {y.name} depends on a free variable, so there is nothing to learn")
-    return LinearGaussian(function, names, shapes=shapes, channels=channels), _without(pm_model, y), _values(pm_model, y)
+    return (
+        LinearGaussian(function, names, shapes=shapes, channels=channels),
+        _without(pm_model, y),
+        _values(pm_model, y),
+    )
 
 
 class MatricesOf:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import numba
@@ -57,7 +57,9 @@ class KalmanOp(Op):
 
     def infer_shape(self, node: Apply, shapes: Sequence[Any]) -> list[tuple]:
         """By the names of the axes."""
-        size = {dim: s for dims, shape in zip(self.inputs, shapes, strict=True) for dim, s in zip(dims, shape, strict=True)}
+        size = {
+            dim: s for dims, shape in zip(self.inputs, shapes, strict=True) for dim, s in zip(dims, shape, strict=True)
+        }
         return [tuple(size[dim] for dim in dims) for dims in self.outputs]
 
     def perform(self, node: Apply, inputs: Sequence[Any], output_storage: Sequence[Any]) -> None:
@@ -76,6 +78,7 @@ class KalmanOp(Op):
         return KalmanOp(self.kernel, adjoint=True)(*inputs, *connected, return_list=True)
 
 
+@no_type_check
 def _of_any_layout(adjoint: bool) -> Callable:
     """Numba compiles a function for each layout of its arguments: one is enough."""
     as_c, value, pullback = np.ascontiguousarray, native.log_likelihood, native.pullback
@@ -139,6 +142,7 @@ def _(op: KalmanOp, **kwargs: Any) -> Callable:
 
 
 @numba_dispatch.register_funcify_and_cache_key(KalmanOp)
+@no_type_check
 def _(op: KalmanOp, node: Any, **kwargs: Any) -> tuple[Callable, str | None]:
     if (op.kernel, op.adjoint) in _NATIVE:
         return _of_any_layout(op.adjoint), f"smcssm {op.kernel} {op.adjoint} {VERSION}"

@@ -54,7 +54,7 @@ def warm_start(
     """The population after all of history, from draws ``z`` of its posterior; ``fresh`` is one from the prior."""
     everything = np.full(fresh.t.shape, len(history))  # nothing is pending
     population = compiled(_placed, smc)(fresh, z, history.first, np.int64(len(history)))
-    drawn = Challengers(z, population.params, population.belief, population.log_lik, population.pending)
+    drawn = Challengers(population.z, population.params, population.belief, population.log_lik, population.pending)
     population = compiled(_carry, smc)(population, replay(smc, population, drawn, history, everything, 0, 0))
     judged = _judge(smc, population, history, 0)
     least, n = max(10.0 * len(z), 20.0), z.shape[-1]
@@ -100,9 +100,7 @@ def _repair(
     return population, judged
 
 
-def _move(
-    smc: SMC2, population: Population, history: History, since: Any
-) -> tuple[Population, MoveReport]:
+def _move(smc: SMC2, population: Population, history: History, since: Any) -> tuple[Population, MoveReport]:
     due = np.ones(population.t.shape, bool)
     report = MoveReport.start(population, due)
     population, moved = smc.kernel.move(smc, population, history, since, due, rung=ROUNDS + 1, max_sweeps=MAX_SWEEPS)
