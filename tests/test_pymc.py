@@ -1,5 +1,7 @@
 """One PyMC model for batch and stream: Ops, distribution, conversion and warm start."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pymc as pm
@@ -101,12 +103,12 @@ def test_gradient_is_that_of_finite_differences(compiled, singular):
         np.testing.assert_allclose(np.sum(gradients[name] * direction), central, rtol=1e-7, atol=1e-7, err_msg=name)
 
 
-@pytest.mark.parametrize("nx", [2, 7])  # differentiated through the kernels, and by hand
-def test_jax_and_numba_agree(nx):
-    s = system(nx=nx, T=12)
+@pytest.mark.parametrize("in_jax", [kernels.log_likelihood, kernels._with_pullback])  # of few states, and of many
+def test_jax_and_numba_agree(in_jax):
+    s = system(nx=2, T=12)
     g = np.random.default_rng(1).normal(size=len(s["y"]))
     with jax.enable_x64(True):
-        value, pull = jax.vjp(kernels.log_likelihood, *map(jax.numpy.asarray, s.values()))
+        value, pull = jax.vjp(in_jax, *map(jax.numpy.asarray, s.values()))
         jax_gradients = [np.asarray(a) for a in pull((jax.numpy.asarray(g),))]
     np.testing.assert_allclose(np.asarray(value[0]), in_numpy(s), rtol=1e-10, atol=1e-12)
     for name, ours, theirs in zip(NAMES, on_host("log_likelihood", True)(*s.values(), g), jax_gradients, strict=True):
@@ -375,3 +377,49 @@ def test_draws_of_something_else_are_named(cold):
         warm(draws, y, schedule=ss.Jitter())
     with pytest.raises(ModelError, match="forgetting"):
         warm(draws, y, forgetting=0.99, schedule=ss.Immediate(tempering=False))
+
+
+@pytest.mark.slow
+def test_fifty_more_after_a_warm_start_at_two_hundred():
+    y = walk(250)
+    exact = quadrature.local_level(y, 0.0, 10.0, (1.0, 2.0), [200, 250], size=300)
+    cold = ss.Engine(LEVEL, _prior(), n_particles=1000, runs=4, seed=1)
+    cold.update(y[:200])
+    engine = warm(cold.posterior(draws=250, seed=1), y[:200], runs=4)
+    for e in (cold, engine):
+        e.update(y[200:])
+    warm_told, cold_told = engine.summary(), cold.summary()
+    error = np.hypot(warm_told["mcse"], cold_told["mcse"]) + exact[250].sd / 1000**0.5
+    assert np.all(np.abs(warm_told["mean"] - cold_told["mean"]) < 4 * error)
+    assert np.all(np.abs(warm_told["sd"] / exact[250].sd - 1) < 4 / 2000**0.5)
+    assert abs(engine.log_evidence - exact[250].log_evidence) < 4 * max(engine.log_evidence_sd, 0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{}, {"backend": "jax"}, {"numpyro": True}, {"cores": 2}, {"mp_ctx": "forkserver"}])
+def test_every_sampler_runs(options, exact):
+    sampler = {"nuts_sampler": "pymc"}
+    if "numpyro" in options:
+        pytest.importorskip("numpyro")
+        sampler = {"nuts_sampler": "numpyro"}
+    elif "cores" not in options and "mp_ctx" not in options:
+        pytest.importorskip("nutpie")
+        sampler = {"nuts_sampler": "nutpie", "nuts_sampler_kwargs": dict(options)}
+    if "mp_ctx" in options:
+        sampler |= {"mp_ctx": options["mp_ctx"]}
+    cores = 2 if {"cores", "mp_ctx"} & set(options) else 1
+    with local_level(walk()):
+        idata = pm.sample(draws=500, tune=500, chains=2, cores=cores, progressbar=False, random_seed=1, **sampler)
+    for k, name in enumerate(("sigma_level", "sigma_obs")):
+        assert standard_errors(idata["posterior"][name].values, exact[100].mean[k], exact[100].sd[k], 150) < 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_page_runs():
+    text = (Path(__file__).parents[1] / "docs" / "pymc.md").read_text(encoding="utf-8")
+    code = "\n".join(block.split("```")[0] for block in text.split("```python\n")[1:])
+    names = {}
+    exec(compile(code, "docs/pymc.md", "exec"), names)
+    assert names["engine"].t == 151 and names["warm"].t == 151

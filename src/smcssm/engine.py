@@ -150,11 +150,14 @@ class Engine:
         ``ModelError``. A move follows. Of the steps taken so there is no record.
 
         Args:
-            model, prior: as for an engine.
+            model: as for an engine.
+            prior: as for an engine.
             idata: an ArviZ tree with a group ``posterior``, or a dataset, with dims chain and draw, in which the
                 free variables of the prior have their names, dims and constrained values.
             observations: all that the draws have seen, as for ``update``.
-            time, inputs, noise_sd: as for ``update``.
+            time: their time stamps, as for ``update``.
+            inputs: their inputs.
+            noise_sd: their given noise.
             **options: of the engine.
 
         Raises:

@@ -11,6 +11,7 @@ import pytensor.tensor as pt
 from pytensor.link.numba.dispatch.basic import numba_njit
 from pytensor.link.numba.dispatch.random import numba_core_rv_funcify
 from pytensor.tensor.random.op import RandomVariable
+from pytensor.tensor.random.variable import shared_rng
 from pytensor.tensor.variable import TensorConstant
 
 from smcssm.bridges.expressions import tensor
@@ -65,11 +66,11 @@ def _(op: LinearGaussianRV, node: Any) -> Any:
     one_channel, draw = isinstance(op, OneChannelRV), simulate
 
     @numba_njit
-    def several(rng, m0, P0, F, c, Q, H, d, R, dt):
+    def several(rng, m0, P0, F, c, Q, H, d, R, dt):  # noqa: PLR0913, PLR0917
         return draw(rng, m0, P0, F, c, Q, H, d, R, dt)
 
     @numba_njit
-    def one(rng, m0, P0, F, c, Q, H, d, R, dt):
+    def one(rng, m0, P0, F, c, Q, H, d, R, dt):  # noqa: PLR0913, PLR0917
         return draw(rng, m0, P0, F, c, Q, H, d, R, dt)[:, 0].copy()
 
     return one if one_channel else several
@@ -109,11 +110,12 @@ class LinearGaussianSSM(pm.Distribution):
     def rv_op(cls, *parameters: Any, one_channel: bool, rng: Any = None, size: Any = None, **kwargs: Any) -> Any:
         """The random variable."""
         op = OneChannelRV() if one_channel else LinearGaussianRV()
-        rng = pt.random.shared_rng(seed=None) if rng is None else rng
-        return op(*parameters, size=size, rng=rng, return_next_rng=True, **kwargs)[1]
+        rng = shared_rng(seed=None) if rng is None else rng
+        drawn: Any = op(*parameters, size=size, rng=rng, return_next_rng=True, **kwargs)
+        return drawn[1]
 
     @classmethod
-    def dist(  # noqa: PLR0913
+    def dist(  # type: ignore[override]  # noqa: PLR0913
         cls,
         *,
         initial_mean: Any,
@@ -184,7 +186,8 @@ def _checked(name: str, value: Any, axes: int, why: str = "") -> Any:
 def _steps(length: Any) -> Any:
     """dt: 0 at the first observation, then 1."""
     if hasattr(length, "owner") and not isinstance(length, TensorConstant):
-        return pt.minimum(pt.arange(length), 1).astype("float64")
+        steps: Any = pt.minimum(pt.arange(length), 1)
+        return steps.astype("float64")
     return np.minimum(np.arange(int(getattr(length, "data", length))), 1.0)
 
 

@@ -17,12 +17,15 @@ def kalman_predict(mean: Any, chol: Any, F: Any, c: Any, chol_Q: Any) -> tuple[A
     Args:
         mean: of the state, (nx,).
         chol: lower-triangular root of its covariance, (nx, nx); may be singular.
-        F, c, chol_Q: (nx, nx), (nx,) and (nx, nq) with nq <= nx; expressions, arrays or nested lists of them.
+        F: (nx, nx); here and below expressions, arrays or nested lists of them.
+        c: (nx,).
+        chol_Q: (nx, nq) with nq <= nx.
 
     Returns:
         Mean and lower-triangular root of the predicted state.
     """
-    mean, chol = KalmanOp("predict")(*map(tensor, (mean, chol, F, c, chol_Q)))
+    op: Any = KalmanOp("predict")
+    mean, chol = op(*map(tensor, (mean, chol, F, c, chol_Q)))
     return mean, chol
 
 
@@ -33,12 +36,15 @@ def kalman_update(mean: Any, chol: Any, y: Any, H: Any, d: Any, chol_R: Any) -> 
         mean: of the state, (nx,).
         chol: lower-triangular root of its covariance, (nx, nx).
         y: one observation, (ny,).
-        H, d, chol_R: (ny, nx), (ny,) and (ny, ny).
+        H: (ny, nx).
+        d: (ny,).
+        chol_R: (ny, ny).
 
     Returns:
         Mean and lower-triangular root of the filtered state, and the log density of y under the belief before it.
     """
-    mean, chol, log_lik = KalmanOp("update")(*map(tensor, (mean, chol, H, d, chol_R, y)))
+    op: Any = KalmanOp("update")
+    mean, chol, log_lik = op(*map(tensor, (mean, chol, H, d, chol_R, y)))
     return mean, chol, log_lik
 
 

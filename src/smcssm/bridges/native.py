@@ -15,6 +15,7 @@ so that adjoints of P, Q and R are symmetric, and that of a root is twice the ad
 finite at any rank. Nothing here starts JAX: chains may run in forked processes and in threads.
 """
 
+# ruff: noqa: C901, PLR0913, PLR0915, PLR0917  Numba wants arrays one by one, and compiles small functions slowly
 from __future__ import annotations
 
 import math
@@ -26,7 +27,7 @@ import numpy as np
 from smcssm.kalman.sequential import TOLERANCE
 
 _SMALLEST = TOLERANCE * np.finfo(np.float64).eps
-_jit: Any = numba.njit
+_jit: Any = numba.njit(error_model="numpy")  # bad parameters give inf and NaN, not exceptions
 
 
 @_jit

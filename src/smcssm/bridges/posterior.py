@@ -64,7 +64,7 @@ def variables(prior: AbstractPrior) -> list[str]:
 
 def _group(idata: Any) -> Any:
     """The dataset of the posterior, with dims chain and draw."""
-    group = idata
+    group: Any = idata
     if not hasattr(idata, "data_vars") or "posterior" in (getattr(idata, "children", None) or ()):
         try:
             group = idata["posterior"]

@@ -76,7 +76,7 @@ class MatricesOf:
         if free:
             graphs = graph_replace(graphs, dict(zip(free, inputs, strict=True)), strict=False)
         shapes = JaxProgram(inputs, graphs, self.input_shapes).shapes
-        entries = [g[i] for g, shape in zip(graphs, shapes, strict=True) for i in np.ndindex(*shape)]
+        entries: Any = [g[i] for g, shape in zip(graphs, shapes, strict=True) for i in np.ndindex(*shape)]
         entries = rewrite_graph(entries, include=("canonicalize", "stabilize"), clone=True)
         self.names = [v.name for v in free]
         self._known = [float(e.data) if isinstance(e, TensorConstant) else None for e in entries]

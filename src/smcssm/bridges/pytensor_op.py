@@ -26,7 +26,7 @@ from smcssm.bridges.kernels import FUNCTIONS, SIGNATURES
 from smcssm.priors.graphs import import_jaxify
 
 _NATIVE = {("log_likelihood", False): native.log_likelihood, ("log_likelihood", True): native.pullback}
-_jaxify = import_jaxify()
+_jaxify: Any = import_jaxify()
 _started = os.getpid()
 VERSION = 1  # of ``native``: PyTensor keeps compiled code on disk
 
@@ -75,7 +75,8 @@ class KalmanOp(Op):
             pt.zeros_like(out) if isinstance(g.type, DisconnectedType) else g
             for out, g in zip(outputs, cotangents, strict=True)
         ]
-        return KalmanOp(self.kernel, adjoint=True)(*inputs, *connected, return_list=True)
+        adjoint: Any = KalmanOp(self.kernel, adjoint=True)
+        return adjoint(*inputs, *connected, return_list=True)
 
 
 @no_type_check
@@ -84,11 +85,11 @@ def _of_any_layout(adjoint: bool) -> Callable:
     as_c, value, pullback = np.ascontiguousarray, native.log_likelihood, native.pullback
 
     @numba_dispatch.numba_njit
-    def likelihood(m0, P0, F, c, Q, H, d, R, y, dt):
+    def likelihood(m0, P0, F, c, Q, H, d, R, y, dt):  # noqa: PLR0913, PLR0917
         return value(as_c(m0), as_c(P0), as_c(F), as_c(c), as_c(Q), as_c(H), as_c(d), as_c(R), as_c(y), as_c(dt))
 
     @numba_dispatch.numba_njit
-    def gradient(m0, P0, F, c, Q, H, d, R, y, dt, g):
+    def gradient(m0, P0, F, c, Q, H, d, R, y, dt, g):  # noqa: PLR0913, PLR0917
         return pullback(
             as_c(m0), as_c(P0), as_c(F), as_c(c), as_c(Q), as_c(H), as_c(d), as_c(R), as_c(y), as_c(dt), as_c(g)
         )

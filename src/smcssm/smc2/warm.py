@@ -134,7 +134,8 @@ def _weigh(smc: SMC2, cycle: Any, population: Population, challengers: Challenge
         tempered_log_density(smc, population.phi, challengers) - cycle.log_q,
         tempered_log_density(smc, population.phi, population) - log_q,
     )
-    return tuple(jnp.where(jnp.isfinite(r), r, -jnp.inf) for r in ratios)
+    of_challengers, of_population = (jnp.where(jnp.isfinite(r), r, -jnp.inf) for r in ratios)
+    return of_challengers, of_population
 
 
 def _replaced(smc: SMC2, population: Population, c: Challengers, log_weight: Array) -> Population:
