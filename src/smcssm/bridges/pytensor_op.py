@@ -7,8 +7,10 @@ pullback are ``bridges.native``; single steps call JAX on the host.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, no_type_check
 
 import jax
@@ -28,7 +30,7 @@ from smcssm.priors.graphs import import_jaxify
 _NATIVE = {("log_likelihood", False): native.log_likelihood, ("log_likelihood", True): native.pullback}
 _jaxify: Any = import_jaxify()
 _started = os.getpid()
-VERSION = 1  # of ``native``: PyTensor keeps compiled code on disk
+VERSION = hashlib.sha256(Path(native.__file__).read_bytes()).hexdigest()  # PyTensor keeps compiled code on disk
 
 
 class KalmanOp(Op):
