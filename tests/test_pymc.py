@@ -15,6 +15,7 @@ import quadrature
 import smcssm as ss
 from smcssm import kalman
 from smcssm.bridges import kernels
+from smcssm.bridges.constants import constant_entry
 from smcssm.bridges.pytensor_op import KalmanOp, on_host
 from smcssm.core import System
 from smcssm.errors import ModelError, SmcssmWarning
@@ -274,6 +275,28 @@ def test_from_pymc_keeps_constants_known_and_the_prior_whole():
     assert [v.name for v in prior.free_RVs] == ["phi", "scale", "tau"] and not prior.observed_RVs
     assert [v.name for v in model.observed_RVs] == ["y"], "the user's model is as it was"
     assert len(prior.potentials) == 1 and "tau2" in prior.named_vars
+    with jax.enable_x64(True):
+        matrices = found.function.function({"phi": np.array([0.3, 0.4]), "tau": np.array(2.0)})
+    np.testing.assert_allclose(np.array(matrices["F"], float), [[0.3, 0.4], [1.0, 0.0]], rtol=1e-14)
+    np.testing.assert_allclose(np.array(matrices["chol_Q"], float), [[4.0], [0.0]], rtol=1e-14)
+
+
+def test_constants_are_seen_in_a_graph():
+    x = pt.vector("x", shape=(2,), dtype="float64")
+    M = pt.set_subtensor(pt.zeros((3, 3))[0, :2], x)
+    M = pt.set_subtensor(M[2, 1:], np.array([5.0, 6.0]))
+    cases = {
+        "set": (M, [[None, None, 0.0], [0.0, 0.0, 0.0], [0.0, 5.0, 6.0]]),
+        "transposed": (M.T[1:], [[None, 0.0, 5.0], [0.0, 0.0, 6.0]]),
+        "stacked": (pt.stack([x, np.array([1.0, 0.0])]), [[None, None], [1.0, 0.0]]),
+        "scaled": (x[:, None] * np.array([[1.0, 0.0], [2.0, 3.0]]), [[None, 0.0], [None, None]]),
+        "sum of constants": (pt.exp(pt.zeros((1, 2))) + 1.0, [[2.0, 2.0]]),
+        "unknown": (pt.outer(x, x), [[None, None], [None, None]]),
+        "switch": (pt.switch(x > 0, 1.0, 0.0)[None], [[None, None]]),
+    }
+    for name, (graph, expected) in cases.items():
+        found = [[constant_entry(graph, (i, j)) for j in range(len(expected[0]))] for i in range(len(expected))]
+        assert found == expected, name
 
 
 def test_engine_from_pymc_has_the_posterior_of_the_model(exact):

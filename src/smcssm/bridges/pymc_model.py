@@ -14,6 +14,7 @@ from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.variable import TensorConstant
 
+from smcssm.bridges.constants import constant_entry
 from smcssm.bridges.distribution import MATRICES, LinearGaussianRV
 from smcssm.core import Theta
 from smcssm.errors import ModelError
@@ -48,7 +49,8 @@ def from_pymc(pm_model: pm.Model) -> tuple[LinearGaussian, pm.Model, np.ndarray]
                 "known: write the model as a function of step.inputs, ss.models.LinearGaussian(..., n_inputs=)"
             )
         matrices[name] = matrices[name][0]
-    free = [v for v in pm_model.free_RVs if v in set(ancestors(list(matrices.values())))]
+    read = set(ancestors(list(matrices.values()), blockers=pm_model.free_RVs))
+    free = [v for v in pm_model.free_RVs if v in read]
     try:
         function = MatricesOf(pm_model, y.name, free, matrices)
     except (TypeError, NotImplementedError) as error:
@@ -76,11 +78,11 @@ class MatricesOf:
         if free:
             graphs = graph_replace(graphs, dict(zip(free, inputs, strict=True)), strict=False)
         shapes = JaxProgram(inputs, graphs, self.input_shapes).shapes
-        entries: Any = [g[i] for g, shape in zip(graphs, shapes, strict=True) for i in np.ndindex(*shape)]
-        entries = rewrite_graph(entries, include=("canonicalize", "stabilize"), clone=True)
+        graphs = _folded(graphs)
+        places = [(g, i) for g, shape in zip(graphs, shapes, strict=True) for i in np.ndindex(*shape)]
         self.names = [v.name for v in free]
-        self._known = [float(e.data) if isinstance(e, TensorConstant) else None for e in entries]
-        computed = [e for e, known in zip(entries, self._known, strict=True) if known is None]
+        self._known = [constant_entry(g, i) for g, i in places]
+        computed = [g[i] for (g, i), known in zip(places, self._known, strict=True) if known is None]
         self._program = JaxProgram(inputs, computed, self.input_shapes)
         self._shapes = dict(zip(matrices, shapes, strict=True))
 
@@ -89,6 +91,12 @@ class MatricesOf:
         computed = iter(self._program(*(jnp.asarray(theta[name]).astype(float) for name in self.names)))
         entries = iter([next(computed) if known is None else known for known in self._known])
         return {key: _nested(entries, shape) for key, shape in self._shapes.items()}
+
+
+def _folded(graphs: list[Any]) -> list[Any]:
+    """What is constant as a whole, as constants; shapes as far as they are known."""
+    folded: Any = rewrite_graph(graphs, include=("canonicalize",), clone=True)
+    return folded
 
 
 def _nested(entries: Any, shape: tuple[int, ...]) -> Any:
