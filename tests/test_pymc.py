@@ -276,7 +276,7 @@ def test_from_pymc_keeps_constants_known_and_the_prior_whole():
     assert [v.name for v in model.observed_RVs] == ["y"], "the user's model is as it was"
     assert len(prior.potentials) == 1 and "tau2" in prior.named_vars
     with jax.enable_x64(True):
-        matrices = found.function.function({"phi": np.array([0.3, 0.4]), "tau": np.array(2.0)})
+        matrices = found.function.function({"phi": jax.numpy.array([0.3, 0.4]), "tau": jax.numpy.array(2.0)})
     np.testing.assert_allclose(np.array(matrices["F"], float), [[0.3, 0.4], [1.0, 0.0]], rtol=1e-14)
     np.testing.assert_allclose(np.array(matrices["chol_Q"], float), [[4.0], [0.0]], rtol=1e-14)
 
