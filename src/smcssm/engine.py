@@ -176,7 +176,9 @@ class Engine:
         if len(block.dt) == 0:
             raise InputError("from_posterior: there are no observations; what the draws have seen is needed")
         if passed.late.any():
-            raise InputError(f"from_posterior: row {np.argmax(passed.late)} is late; sort what the draws have seen by time")
+            raise InputError(
+                f"from_posterior: row {np.argmax(passed.late)} is late; sort what the draws have seen by time"
+            )
         runtime.adopt(z, block, now, layout, passed.stamps)
         if engine._ring is not None:
             engine._ring = Ring(engine._ring.capacity, unseen=engine.t)
