@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from smcssm import plots as plots
     from smcssm import priors as priors
     from smcssm import schedules as schedules
+    from smcssm.bridges.distribution import LinearGaussianSSM as LinearGaussianSSM
+    from smcssm.bridges.expressions import kalman_predict as kalman_predict
+    from smcssm.bridges.expressions import kalman_step as kalman_step
+    from smcssm.bridges.expressions import kalman_update as kalman_update
+    from smcssm.bridges.pymc_model import from_pymc as from_pymc
     from smcssm.core import Status as Status
     from smcssm.engine import Engine as Engine
     from smcssm.schedules import Immediate as Immediate
@@ -24,6 +29,9 @@ else:
         **dict.fromkeys(
             ("errors", "filters", "journal", "late", "models", "moves", "plots", "priors", "schedules"), ""
         ),
+        "LinearGaussianSSM": "bridges.distribution",
+        **dict.fromkeys(("kalman_predict", "kalman_step", "kalman_update"), "bridges.expressions"),
+        "from_pymc": "bridges.pymc_model",
         "Status": "core",
         "Engine": "engine",
         "Immediate": "schedules",

@@ -124,6 +124,14 @@ def check_late(
         raise ModelError(f"late={late!r} cannot be combined with {why}")
 
 
+def check_warm_start(smc: SMC2) -> None:
+    """A target that draws of the ordinary posterior are draws of, and a history to check them with."""
+    if smc.forgetting < 1:
+        raise ModelError(f"forgetting={smc.forgetting}: draws of the whole posterior are none of a forgetful one")
+    if smc.schedule.remembers is not None:
+        raise ModelError(f"schedule={smc.schedule!r} keeps no history: start warm with Immediate() or Paced()")
+
+
 def history(journal: Any, smc: SMC2, n_series: int, timeline: Timeline | None = None) -> History:
     """Where observations are kept: in memory, or in a folder."""
     if journal is None:

@@ -19,7 +19,7 @@ from smcssm.core import (
     Observation,
     Status,
 )
-from smcssm.errors import ModelError
+from smcssm.errors import InputError, ModelError
 from smcssm.ingest import future, one, to_block
 from smcssm.journal import Journal
 from smcssm.late import Policy, Refuse
@@ -115,6 +115,79 @@ class Engine:
         self._told: set[str] = set()
         assemble.warn_of_signs(self.snapshot())
 
+    @classmethod
+    def from_pymc(cls, pm_model: Any, assimilate: bool = True, **options: Any) -> Engine:
+        """An engine for a ``pm.Model`` with one ``ss.LinearGaussianSSM``: what ``pm.sample`` would sample, online.
+
+        Args:
+            pm_model: see ``ss.from_pymc``.
+            assimilate: stream the observations of the model first.
+            **options: of the engine.
+        """
+        from smcssm.bridges.pymc_model import from_pymc
+
+        model, prior, observations = from_pymc(pm_model)
+        engine = cls(model, prior, **options)
+        if assimilate:
+            engine.update(observations)
+        return engine
+
+    @classmethod
+    def from_posterior(
+        cls,
+        model: AbstractModel,
+        prior: Any,
+        idata: Any,
+        observations: Any,
+        *,
+        time: Any = None,
+        inputs: Any = None,
+        noise_sd: Any = None,
+        **options: Any,
+    ) -> Engine:
+        """Go on online from draws of the posterior of these observations, of ``pm.sample`` or any sampler.
+
+        The draws become the particles; one pass over history gives their beliefs and likelihoods, and a proposal
+        fitted to them, whose draws are judged by the exact posterior, an importance sampling estimate of the evidence
+        (its error is in ``log_evidence_sd``) and a check of the draws: where they do not fit the observations, those
+        draws replace them, properly weighted, with a warning; where these do not reach the posterior either,
+        ``ModelError``. A move follows. Of the steps taken so there is no record.
+
+        Args:
+            model: as for an engine.
+            prior: as for an engine.
+            idata: an ArviZ tree with a group ``posterior``, or a dataset, with dims chain and draw, in which the
+                free variables of the prior have their names, dims and constrained values.
+            observations: all that the draws have seen, as for ``update``.
+            time: their time stamps, as for ``update``.
+            inputs: their inputs.
+            noise_sd: their given noise.
+            **options: of the engine.
+
+        Raises:
+            ModelError: draws that lack a variable, have other dims, lie outside the support, or do not fit.
+            InputError: observations that cannot be taken.
+        """
+        from smcssm.bridges.posterior import unconstrained_draws
+
+        engine = cls(model, prior, **options)
+        runtime, smc = engine._runtime, engine._runtime.smc
+        assemble.check_warm_start(smc)
+        z = unconstrained_draws(smc, idata, runtime.n_series, runtime.n_particles, engine._seed)
+        given = dict(time=time, inputs=inputs, noise_sd=noise_sd, timing=engine._timing)
+        before, n_series = runtime.state.clock, runtime.n_series
+        block, now, layout, passed = to_block(engine.model, n_series, smc.dtype, before, None, observations, **given)
+        if len(block.dt) == 0:
+            raise InputError("from_posterior: there are no observations; what the draws have seen is needed")
+        if passed.late.any():
+            raise InputError(
+                f"from_posterior: row {np.argmax(passed.late)} is late; sort what the draws have seen by time"
+            )
+        runtime.adopt(z, block, now, layout, passed.stamps)
+        if engine._ring is not None:
+            engine._ring = Ring(engine._ring.capacity, unseen=engine.t)
+        return engine
+
     def __repr__(self) -> str:
         names = ", ".join(self.model.names)
         return f"Engine({type(self.model).__name__}: {names}; {self._runtime.n_particles} particles, t={self.t})"
@@ -176,9 +249,7 @@ class Engine:
         ``ys`` is an array (time first), or a pandas, polars, arrow or xarray object whose columns are matched to
         channels and inputs by name. ``progress`` shows a bar; by default for long blocks on a terminal.
         """
-        return self._take(
-            ys, time=time, inputs=inputs, noise_sd=noise_sd, exposure=exposure, progress=progress
-        )
+        return self._take(ys, time=time, inputs=inputs, noise_sd=noise_sd, exposure=exposure, progress=progress)
 
     def stream(self, observations: Iterable[Any]) -> Iterator[StepInfo]:
         """Step through an iterable as it comes: of numbers, or of mappings that name channels and inputs."""

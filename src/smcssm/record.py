@@ -94,10 +94,11 @@ class Ring:
     """The last ``capacity`` rows of some columns. How many rows there are is the caller's to know.
 
     Twice the room is kept: rows that were written but never counted (the call failed) overwrite nothing that counts.
+    The first ``unseen`` rows were never written: a warm start has no record of them.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, unseen: int = 0) -> None:
+        self.capacity, self.unseen = capacity, unseen
         self._columns: dict[str, np.ndarray] = {}
 
     def write(self, total: int, columns: dict[str, np.ndarray]) -> None:
@@ -112,12 +113,12 @@ class Ring:
 
     def columns(self, total: int) -> dict[str, np.ndarray]:
         """Copies of the rows that are kept of the first ``total``, oldest first."""
-        kept = min(total, self.capacity)
+        kept = min(total - self.unseen, self.capacity)
         places = (total - kept + np.arange(kept)) % (2 * self.capacity)
-        return {name: values[places] for name, values in self._columns.items()} if total else {}
+        return {name: values[places] for name, values in self._columns.items()} if kept else {}
 
     def copy(self) -> Ring:
         """An independent ring with the same rows."""
-        new = Ring(self.capacity)
+        new = Ring(self.capacity, self.unseen)
         new._columns = {name: values.copy() for name, values in self._columns.items()}
         return new

@@ -30,6 +30,7 @@ from smcssm.smc2.late import revise
 from smcssm.smc2.population import SMC2, Population, init, prior_draws
 from smcssm.smc2.report import Row, recorded_quantiles, unpack
 from smcssm.smc2.step import advance, reported, with_stepped
+from smcssm.smc2.warm import warm_start
 
 BLOCK = 64
 
@@ -140,6 +141,23 @@ class Runtime:
             if tick is not None:
                 tick(len(rows.ess))
         return population, pending, reports
+
+    def adopt(
+        self, z: np.ndarray, block: Observation, clock: Clock, layout: Layout | None, times: np.ndarray | None
+    ) -> None:
+        """Start from draws z ``[z, s, n]`` of the posterior after a block, instead of from the prior."""
+        with self._alone(), jax.enable_x64(True):
+            state, total = self.state, len(block.dt)
+            self.history.truncate(state.length)
+            try:
+                self.history.append(block, total, times=times)
+                population, move = warm_start(self.smc, state.population, z, self.history)
+                pending = self.schedule.init(self.smc, population)
+                self.history.commit(total)
+                evidence = np.asarray(population.log_evidence)
+                self.state = Committed(population, pending, evidence, clock, layout, total, move)
+            finally:
+                self.history.truncate(self.state.length)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

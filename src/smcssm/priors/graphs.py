@@ -22,7 +22,7 @@ from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.variable import TensorConstant, TensorVariable
 
 
-def _import_jaxify() -> Callable:
+def import_jaxify() -> Callable:
     """PyTensor's; importing it sets the global ``jax_enable_x64``, so put back what the user had."""
     with ThreadPoolExecutor(1) as thread:  # where a local ``jax.enable_x64`` of the caller does not reach
         users = thread.submit(lambda: jax.config.jax_enable_x64).result()
@@ -32,7 +32,7 @@ def _import_jaxify() -> Callable:
     return jax_funcify
 
 
-_jaxify = _import_jaxify()
+_jaxify = import_jaxify()
 _JAX = get_mode("JAX").including("local_check_parameter_to_ninf_switch")  # bad parameters: -inf instead of NaN
 
 

@@ -1,0 +1,1 @@
+"""Between smcssm and PyMC: the marginal likelihood as a PyTensor Op, models from a ``pm.Model``, warm starts."""
