@@ -370,6 +370,17 @@ def test_a_warm_start_goes_on_exactly(exact, cold):
     engine.to_arviz()
 
 
+def test_late_rows_find_their_place_after_a_warm_start(cold):
+    y, time = walk()[:86], np.arange(86.0)
+    order = np.r_[80:83, 84, 83, 85]
+    engines = [warm(cold[1], y[:80], time=time[:80], n_particles=128, late=ss.late.Revise(5)) for _ in range(2)]
+    engines[0].update(y[80:], time=time[80:])
+    engines[1].update(y[order], time=time[order])
+    in_order, revised = (e.snapshot().population for e in engines)
+    np.testing.assert_allclose(revised.log_lik, in_order.log_lik, rtol=1e-10)
+    assert engines[1].log_evidence == pytest.approx(engines[0].log_evidence, rel=1e-10)
+
+
 def test_draws_that_do_not_fit_are_repaired_or_refused(exact, cold):
     draws = cold[1]
     with pytest.warns(SmcssmWarning, match="do not fit the posterior"):

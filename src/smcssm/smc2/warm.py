@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 from smcssm.errors import ModelError, SmcssmWarning
 from smcssm.history import History
 from smcssm.resampling import effective_sample_size, log_mean_weight, pareto_shape
-from smcssm.smc2.adapt import compiled, from_folds, in_folds
+from smcssm.smc2.adapt import carried, compiled, from_folds, in_folds
 from smcssm.smc2.challengers import Challengers, replay, tempered_log_density
 from smcssm.smc2.cycle import idle, start
 from smcssm.smc2.kernels.metropolis import blank_like
@@ -117,7 +117,7 @@ def _placed(smc: SMC2, fresh: Population, z: Array, first: Any, t: Array) -> Pop
 
 def _carry(smc: SMC2, population: Population, c: Challengers) -> Population:
     del smc
-    return eqx.tree_at(lambda p: (p.belief, p.log_lik), population, (c.belief, c.log_lik))
+    return eqx.tree_at(carried, population, carried(c))
 
 
 def _draw(smc: SMC2, cycle: Any, population: Population, first: Any, number: Array) -> Any:
@@ -140,10 +140,8 @@ def _weigh(smc: SMC2, cycle: Any, population: Population, challengers: Challenge
 
 def _replaced(smc: SMC2, population: Population, c: Challengers, log_weight: Array) -> Population:
     """The challengers as the population, weights on the scale of 1."""
-    del smc
     relative = log_weight - log_mean_weight(log_weight)[:, None]
-    changed = (c.z, c.params, c.belief, c.log_lik, relative)
-    return eqx.tree_at(lambda p: (p.z, p.params, p.belief, p.log_lik, p.log_weight), population, changed)
+    return eqx.tree_at(lambda p: p.log_weight, _carry(smc, population, c), relative)
 
 
 def _with_evidence(smc: SMC2, population: Population, log_weight: Array) -> Population:
