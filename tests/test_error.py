@@ -59,6 +59,8 @@ def test_engines_report_their_error():
     assert 0 < one.log_evidence_sd < 0.5
     assert 0 < three.log_evidence_sd < 0.5
     assert np.isnan(few.log_evidence_sd)
+    spread = error.per_run(one.snapshot())[0] ** 2  # groups may agree by chance, but never on less than this
+    assert spread >= float(one._runtime.state.population.lost[0])
     evidences = three.snapshot().log_evidence()
     relative = np.exp(evidences).std(ddof=1) / np.exp(evidences).mean()
     assert three.log_evidence_sd == pytest.approx(max(relative, evidences.std(ddof=1)) / 3**0.5)

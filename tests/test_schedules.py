@@ -148,6 +148,16 @@ def test_reports_while_bridging_are_of_the_whole_posterior():
     assert np.all(np.abs(table["mean"].to_numpy() - answer.mean) < 4 * answer.sd / np.sqrt(info.ess) + 0.05)
 
 
+def test_nothing_is_said_of_an_error_that_is_not_known():
+    e = engine(ss.Paced(budget=2), n=1000)
+    y = data(61, surprises=[(40, 30.0)])
+    e.update(y)
+    assert e.record["status"].values[-1] == ss.Status.BRIDGING
+    assert 1 / np.sum(e.snapshot().weights() ** 2) < 20
+    assert np.isnan(e.summary()["mcse"]).all()
+    assert np.isnan(e.log_evidence_sd)
+
+
 def test_what_is_taken_as_missing_is_missing_for_challengers_too():
     """At every tenth row, so also in a cycle and on the row at which it is judged."""
     y = data(200)
@@ -297,6 +307,8 @@ def test_jitter_is_near_and_forgets_history(sampler):
 REFUSED = [
     (dict(schedule=ss.Paced(), move=ss.moves.Metropolis("random_walk")), "must not depend"),
     (dict(schedule=ss.Jitter(), move=ss.moves.Metropolis()), "takes the place"),
+    (dict(schedule=ss.Jitter(), forgetting=0.99), "drift are not followed"),
+    (dict(schedule=ss.Paced(), forgetting=0.99), "cannot stay pending"),
 ]
 
 
@@ -313,6 +325,10 @@ def test_pairs_that_are_refused(options, message):
         (lambda: ss.Paced(budget="fast"), "budget"),
         (lambda: ss.Paced(sets=0), "sets"),
         (lambda: ss.schedules.LiuWest(1.0), "discount"),
+        (lambda: ss.schedules.CrisanMiguez(-1.0), "factor"),
+        (lambda: ss.Jitter(0.98), "LiuWest"),
+        (lambda: ss.Jitter(exact=-3), "exact"),
+        (lambda: ss.Immediate(max_sweeps=0), "max_sweeps"),
     ],
 )
 def test_schedules_that_make_no_sense(make, message):

@@ -96,12 +96,17 @@ def smc2(  # noqa: PLR0913
 
 def check_forgetting(forgetting: float, schedule: AbstractSchedule) -> None:
     """A factor in (0, 1], and a schedule that can bear one below 1."""
-    if not 0 < forgetting <= 1:
-        raise ModelError(f"forgetting={forgetting}: expected a factor in (0, 1], such as 0.999; 1 forgets nothing")
+    if isinstance(forgetting, str) or not 0 < forgetting <= 1:
+        raise ModelError(f"forgetting={forgetting!r}: expected a factor in (0, 1], such as 0.999; 1 forgets nothing")
     if forgetting < 1 and schedule.tempering:
         raise ModelError(
             f"forgetting={forgetting} with schedule={schedule!r}: what is forgotten cannot stay pending. Use "
-            "schedule=Immediate(tempering=False), or Jitter() for constant cost"
+            "schedule=Immediate(tempering=False)"
+        )
+    if forgetting < 1 and schedule.remembers is not None:
+        raise ModelError(
+            f"forgetting={forgetting} with schedule={schedule!r}: jittered particles do not spread out again when the "
+            "past is forgotten, so hyperparameters that drift are not followed. Use schedule=Immediate(tempering=False)"
         )
 
 
@@ -171,7 +176,7 @@ def check_model(model: Any, prior: Any) -> None:
 PARTS = {
     "filter": (AbstractFilter, "or nothing: it is chosen from the model"),
     "move": (AbstractKernel, 'such as move=ss.moves.Metropolis("random_walk")'),
-    "schedule": (AbstractSchedule, "such as schedule=ss.schedules.Immediate()"),
+    "schedule": (AbstractSchedule, "such as schedule=ss.Immediate() or ss.Paced()"),
 }
 
 
@@ -186,9 +191,9 @@ def check_parts(**parts: Any) -> None:
 
 
 def groups_for(n_particles: int, size: int) -> int:
-    """How many groups show the Monte Carlo error: up to 8, of equal size, each large enough to stand for itself."""
+    """How many groups show the Monte Carlo error: 8 to 4 of equal size, each large enough to stand for itself, or 1."""
     least = max(250, 20 * size)
-    return next((g for g in range(8, 1, -1) if n_particles % g == 0 and n_particles // g >= least), 1)
+    return next((g for g in range(8, 3, -1) if n_particles % g == 0 and n_particles // g >= least), 1)
 
 
 def filter_for(model: AbstractModel) -> AbstractFilter:

@@ -59,7 +59,7 @@ class Elapsed(NamedTuple):
 def timing(continuous: bool, time_unit: Any, origin: Any, late: Any) -> Timing:
     """The options of an engine that concern time, checked."""
     if not isinstance(late, (Refuse, Drop, Revise)):
-        raise ModelError(f"late={late!r}: expected ss.late.Refuse(), Drop() or Revise(horizon)")
+        raise ModelError(f"late={late!r}: expected an object, ss.late.Refuse(), Drop() or Revise(20)")
     if not continuous and (time_unit is not None or origin is not None):
         name = "origin" if time_unit is None else "time_unit"
         raise ModelError(

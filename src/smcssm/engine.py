@@ -60,7 +60,8 @@ class Engine:
             predictives. About 1 / (1 - forgetting) observations count.
         solver: how moves and smoothing go through history: "sequential", row by row; "parallel", in blocks side by
             side, more work in fewer steps; "auto" takes what is faster here. Results are the same to rounding.
-        dtype: "float64" or "float32", of states and parameters; likelihoods and evidence are float64 always.
+        dtype: "float64" or "float32", of observations, states and parameters; likelihoods are added up in float64.
+            float32 has 7 digits: centre data whose level is large against its noise, or the posterior is wrong.
         seed: of all randomness.
 
     Raises:
@@ -216,7 +217,8 @@ class Engine:
     def log_evidence_sd(self) -> float:
         """Monte Carlo standard deviation of ``log_evidence``: between runs, or between groups of particles of one run.
 
-        NaN for one run of too few particles to be split into groups (2 x 250, or 2 x 20 per hyperparameter).
+        NaN for one run of too few particles to be split into groups (4 x 250, or 4 x 20 per hyperparameter), and where
+        too few particles carry the weight, while a surprise is bridged for instance.
         """
         return readout.log_evidence_sd(self.snapshot())
 

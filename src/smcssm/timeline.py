@@ -73,11 +73,17 @@ class Timeline:
 
     def truncate(self, length: int) -> None:
         """Forget the rows that arrived as number ``length`` or later."""
-        if self._length <= length:
+        gone = self._length - length
+        if gone <= 0:
             return
-        kept = self._numbers[: self._length] < length
-        self._numbers, self._stamps = (a[: self._length][kept] for a in (self._numbers, self._stamps))
-        self._length = len(self._numbers)
+        tail = 2 * gone + 64  # they are near the end; how near is not known
+        while tail < self._length and np.sum(self._numbers[self._length - tail : self._length] >= length) < gone:
+            tail *= 2
+        part = slice(max(self._length - tail, 0), self._length)
+        kept = self._numbers[part] < length
+        for column in (self._numbers, self._stamps):
+            column[part.start : part.start + kept.sum()] = column[part][kept]
+        self._length = length
 
     def numbers(self, positions: np.ndarray) -> np.ndarray:
         """Which rows are at these positions."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smcssm.core import AbstractPrior
-from smcssm.readout.error import of_mean
+from smcssm.readout.error import is_known, of_mean
 from smcssm.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -21,16 +21,18 @@ def summary(snapshot: Snapshot) -> pd.DataFrame:
     """Weighted mean, sd, quantiles and Monte Carlo error of every named quantity of the prior.
 
     ``mcse`` is the Monte Carlo standard error of the mean: between runs when there are at least two, else between
-    groups of particles; with too few particles for groups sd / sqrt(ESS), which does not see earlier moves.
+    groups of particles and at least sd / sqrt(ESS), which alone does not see earlier moves; NaN where too few particles
+    carry the weight.
     """
     import pandas as pd
 
-    w = snapshot.weights()
+    w, known = snapshot.weights(), is_known(snapshot)
     rows = {}
     for name, values in snapshot.theta().items():
         for label, index in labels(snapshot.smc.prior, name, values.shape[:-2]):
             rows[label] = _row(values[index], w, snapshot.smc.groups)
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "sd", *LEVELS, "mcse"])
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "sd", *LEVELS, "mcse"])
+    return table if known else table.assign(mcse=np.nan)
 
 
 def _row(values: np.ndarray, w: np.ndarray, groups: int) -> list[float]:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.core import AbstractKernel, AbstractProposal, Observation
+from smcssm.errors import ModelError
 from smcssm.history import History
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, move_key, resample, the_others
 from smcssm.smc2.challengers import Challengers, accept, replay
@@ -84,7 +85,7 @@ def in_turn(proposal: str | AbstractProposal) -> tuple[AbstractProposal, ...]:
         "random_walk": (RandomWalk(),),
     }
     if isinstance(proposal, str) and proposal not in named:
-        raise ValueError(f"proposal={proposal!r}: expected one of {', '.join(map(repr, named))} or a proposal")
+        raise ModelError(f"proposal={proposal!r}: expected one of {', '.join(map(repr, named))} or a proposal")
     return named[proposal] if isinstance(proposal, str) else (proposal,)
 
 

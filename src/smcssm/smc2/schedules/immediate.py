@@ -20,6 +20,7 @@ from smcssm.errors import ImpossibleObservationError
 from smcssm.history import History
 from smcssm.resampling import effective_sample_size
 from smcssm.smc2.adapt import climb, compiled, mixing
+from smcssm.smc2.kernels.arguments import whole
 from smcssm.smc2.population import SMC2, Population, sort_marginals
 from smcssm.smc2.report import Row
 from smcssm.smc2.sweeps import Moved, Variance
@@ -83,6 +84,10 @@ class Immediate(AbstractSchedule):
     max_sweeps: int = 30
     max_rungs: int = 200
 
+    def __check_init__(self) -> None:
+        whole("Immediate(max_sweeps)", self.max_sweeps, 1)
+        whole("Immediate(max_rungs)", self.max_rungs, 1)
+
     def init(self, smc: SMC2, population: Population) -> PyTree[Array]:
         """Nothing is ever pending between observations."""
         return ()
@@ -120,14 +125,15 @@ class Immediate(AbstractSchedule):
         history: History,
         due: Bool[np.ndarray, " s"],
         since: Int[np.ndarray, " s"],
+        first_rung: int = 0,
     ) -> tuple[Population, MoveReport]:
-        """The same where surprises from row ``since`` on are pending."""
+        """The same where surprises from row ``since`` on are pending; rungs count from ``first_rung``, for the keys."""
         report, climbed = MoveReport.start(population, due), [_log_phi(population)]
         while due.any():
             if self._out_of_reach(climbed):
                 raise ImpossibleObservationError(_TOO_FAR.format(report.rungs, math.exp(climbed[-1])))
             population, moved = smc.kernel.move(
-                smc, population, history, since, due, rung=report.rungs, max_sweeps=self.max_sweeps
+                smc, population, history, since, due, rung=first_rung + report.rungs, max_sweeps=self.max_sweeps
             )
             report = report.rung(moved, due)
             population, due = compiled(climb, smc)(population, due)

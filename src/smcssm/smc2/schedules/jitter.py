@@ -22,6 +22,7 @@ from smcssm.core import AbstractFilter, AbstractKernel, AbstractSchedule, Observ
 from smcssm.errors import ModelError
 from smcssm.history import History
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, mixing, move_key, resample
+from smcssm.smc2.kernels.arguments import whole
 from smcssm.smc2.population import SMC2, Population, fold_in, log_prior, select, sort_marginals
 from smcssm.smc2.proposals.points import clean
 from smcssm.smc2.report import Row
@@ -32,6 +33,10 @@ class CrisanMiguez(eqx.Module):
     """Jitter of standard deviation ``factor`` / sqrt(N), in standard deviations of the population."""
 
     factor: float = 2.0
+
+    def __check_init__(self) -> None:
+        if not self.factor > 0:
+            raise ModelError(f"CrisanMiguez(factor={self.factor}): expected a positive number, such as 2.0")
 
     def shrinkage(self, n: int) -> tuple[float, float]:
         """How much of a particle's distance from the mean is kept, and the sd of the noise."""
@@ -56,12 +61,20 @@ class LiuWest(eqx.Module):
 class Jitter(AbstractSchedule):
     """Constant time and memory at the price of a bias. The first ``exact`` observations are moved over exactly.
 
-    Surprises enter whole: without history there is nothing to climb back with.
+    Surprises enter whole: without history there is nothing to climb back with. For streams that stay what they are: a
+    jitter is small beside the posterior, and does not follow hyperparameters that change.
     """
 
     kernel: CrisanMiguez | LiuWest = CrisanMiguez()
     exact: int = 64
     tempering: bool = False
+
+    def __check_init__(self) -> None:
+        if not isinstance(self.kernel, (CrisanMiguez, LiuWest)):
+            raise ModelError(
+                f"Jitter(kernel={self.kernel!r}): expected ss.schedules.CrisanMiguez() or ss.schedules.LiuWest(0.98)"
+            )
+        whole("Jitter(exact)", self.exact, 0)
 
     @property
     def remembers(self) -> int:

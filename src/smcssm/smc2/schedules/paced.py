@@ -133,7 +133,7 @@ class Paced(AbstractSchedule):
         if not bridging.any():
             return pending, population, None
         since = np.where(bridging, np.minimum(since, last), last + 1)
-        population, report = self.immediate.climb(smc, population, history, bridging, since)
+        population, report = self.immediate.climb(smc, population, history, bridging, since, first_rung=self.sets)
         closed = dict(active=np.asarray(pending.active) & ~bridging, since=np.where(bridging, CLOSED, pending.since))
         return replace(pending, **closed, fresh=np.asarray(pending.fresh) & ~bridging), population, report
 
