@@ -13,3 +13,8 @@ from smcssm.gp.periodic import Constant as Constant
 from smcssm.gp.periodic import Cosine as Cosine
 from smcssm.gp.periodic import ExpSineSquared as ExpSineSquared
 from smcssm.gp.periodic import Quasiperiodic as Quasiperiodic
+from smcssm.gp.solver import Conditioned as Conditioned
+from smcssm.gp.solver import Prediction as Prediction
+from smcssm.gp.solver import condition as condition
+from smcssm.gp.solver import log_probability as log_probability
+from smcssm.gp.solver import sample as sample
