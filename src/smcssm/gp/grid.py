@@ -70,7 +70,7 @@ def labels(outputs: Any, n: int, n_outputs: int) -> np.ndarray:
     return found
 
 
-def rows(times: np.ndarray, y: Any, noise_sd: Any, outputs: np.ndarray, blocks: int) -> tuple[np.ndarray, Observation]:
+def rows(times: np.ndarray, y: Any, noise_sd: Any, outputs: Any, blocks: int) -> tuple[np.ndarray, Observation]:
     """The order of the times, and rows ``[t, ..., 1, 1]`` in that order; NaN is missing."""
     n, dtype = len(times), jnp.result_type(float)
     order = np.argsort(times, kind="stable")
@@ -90,8 +90,8 @@ def rows(times: np.ndarray, y: Any, noise_sd: Any, outputs: np.ndarray, blocks: 
 
 
 def rounded(n: int, blocks: int) -> int:
-    """The number of rows that are filtered: at most an eighth more than n, and a multiple of ``blocks``."""
-    step = max(1 << max(0, n.bit_length() - 4), blocks)
+    """The number of rows that are filtered: at most an eighth more than n > 64, and a multiple of ``blocks``."""
+    step = max(1 << max(3, n.bit_length() - 4), blocks)
     return -(-n // step) * step
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from smcssm.errors import ModelError
-from smcssm.linalg.entries import Rows, dot, matvec, multiply
+from smcssm.linalg.entries import Rows, dot, matvec, multiply, transpose
 from smcssm.linalg.panels import triangularise
 
 
@@ -39,7 +39,7 @@ class Kernel(eqx.Module):
 
     @property
     @abc.abstractmethod
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """How many derivatives the process has in the mean square."""
 
     @property
@@ -53,9 +53,8 @@ class Kernel(eqx.Module):
         later = jnp.where(dt > 0, dt, 1.0)
         total = jnp.zeros(dt.shape)
         for block in self.blocks():
-            h, L = block.row(), block.stationary_root()
-            hL = matvec(list(zip(*L, strict=True)), h)
-            moved = matvec(list(zip(*L, strict=True)), matvec(list(zip(*block.transition(later), strict=True)), h))
+            h, L = block.row(), transpose(block.stationary_root())
+            hL, moved = matvec(L, h), matvec(L, matvec(transpose(block.transition(later)), h))
             total = total + jnp.where(dt > 0, dot(moved, hL), dot(hL, hL))
         return total
 
@@ -135,7 +134,7 @@ class Sum(Kernel):
     parts: tuple[Kernel, ...]
 
     @property
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """Those that all have."""
         return min(part.derivatives for part in self.parts)
 
@@ -171,7 +170,7 @@ class Product(Kernel):
             raise ModelError("a product of kernels with several outputs: give Outputs(k1 * k2, ...) instead")
 
     @property
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """Those that both have."""
         return min(self.left.derivatives, self.right.derivatives)
 
@@ -192,7 +191,7 @@ class Scaled(Kernel):
     factor: Any
 
     @property
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """As many as the kernel."""
         return self.kernel.derivatives
 
@@ -212,7 +211,7 @@ class AbstractWrapper(Block):
     block: eqx.AbstractVar[Block]
 
     @property
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """As many as the block."""
         return self.block.derivatives
 
@@ -264,7 +263,7 @@ class Kronecker(Block):
     right: Block
 
     @property
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """Those that both have."""
         return min(self.left.derivatives, self.right.derivatives)
 
@@ -289,7 +288,7 @@ class Kronecker(Block):
         if not other[0]:
             return of_left
         F, L = self.left.transition(dt), self.left.stationary_root()
-        moved = [[dot(row, column) for column in zip(*L, strict=True)] for row in F]
+        moved = [[dot(row, column) for column in transpose(L)] for row in F]
         return triangularise([a + b for a, b in zip(of_left, kronecker(moved, other), strict=True)])
 
     def drift(self) -> Rows:

@@ -40,7 +40,7 @@ class AbstractMatern(Block):
     signs: ClassVar[Mapping[str, str]] = {"scale": "positive", "sigma": "nonnegative"}
 
     @property
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """p."""
         return self.order
 

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from smcssm.errors import ModelError
-from smcssm.gp.kernel import Block, Kernel, Sum
+from smcssm.gp.kernel import Block, Kernel
 from smcssm.linalg.entries import Rows
 
 SMALL = 1.0  # r and 2 a r up to which the power series is used
@@ -47,7 +47,7 @@ class SHO(Block):
     signs: ClassVar[Mapping[str, str]] = {"omega": "positive", "quality": "positive", "sigma": "nonnegative"}
 
     @property
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """One."""
         return 1
 
@@ -102,13 +102,13 @@ class Celerite(Block):
             raise ModelError(f"Celerite{given}: expected |b d| <= a c; otherwise this is not a covariance")
 
     @property
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """None, in general."""
         return 0
 
     def admissible(self) -> Any:
         """The signs, and |b d| <= a c."""
-        return jnp.asarray(Block.admissible(self)) & (jnp.abs(self.b * self.d) <= self.a * self.c)
+        return jnp.asarray(Block.admissible(self)) & jnp.all(jnp.abs(self.b * self.d) <= self.a * self.c)
 
     def stationary_root(self) -> Rows:
         """Isotropic."""
@@ -137,20 +137,42 @@ class Celerite(Block):
         return SHO(omega, 0.5 * omega / self.c)
 
 
-def Rotation(period: Any, quality: Any, delta_quality: Any, mix: Any, sigma: Any = 1.0) -> Kernel:
+class Rotation(Kernel):
     """Two oscillators, at ``period`` and half of it: the light of a spotted star that rotates.
 
     Qualities 1/2 + quality + delta_quality and 1/2 + quality; ``mix`` is the variance at half the period as a share of
     that at the period, ``sigma`` the standard deviation of both together: celerite2's ``RotationTerm``.
     """
-    share = 1 / (1 + mix)
-    slow = _at_period(period, 0.5 + quality + delta_quality, sigma * jnp.sqrt(share))
-    return Sum((slow, _at_period(0.5 * period, 0.5 + quality, sigma * jnp.sqrt(mix * share))))
+
+    period: Any
+    quality: Any
+    delta_quality: Any
+    mix: Any
+    sigma: Any = 1.0
+
+    @property
+    def derivatives(self) -> int | float:
+        """One."""
+        return 1
+
+    @property
+    def n_outputs(self) -> int:
+        """One."""
+        return 1
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The oscillators; period is that of the damped oscillation."""
+        amplitude = self.sigma / jnp.sqrt(1 + self.mix)
+        first, second = 0.5 + self.quality + self.delta_quality, 0.5 + self.quality
+        return (
+            SHO(_undamped(self.period, first), first, amplitude),
+            SHO(_undamped(0.5 * self.period, second), second, amplitude * jnp.sqrt(self.mix)),
+        )
 
 
-def _at_period(period: Any, quality: Any, sigma: Any) -> SHO:
-    """By the period of the damped oscillation; quality > 1/2."""
-    return SHO(4 * math.pi * quality / (period * jnp.sqrt(4 * quality * quality - 1)), quality, sigma)
+def _undamped(period: Any, quality: Any) -> Any:
+    """The frequency of an oscillator, from the period of its damped oscillation; quality > 1/2."""
+    return 4 * math.pi * quality / (period * jnp.sqrt((2 * quality - 1) * (2 * quality + 1)))
 
 
 def _damped(a: Any, r: Any) -> tuple[Any, Any]:

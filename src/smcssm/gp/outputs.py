@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from smcssm.errors import ModelError
 from smcssm.gp.kernel import AbstractWrapper, Block, Kernel
-from smcssm.linalg.entries import dot, is_zero, multiply
+from smcssm.linalg.entries import is_zero, matvec, multiply, transpose
 
 
 class Outputs(Kernel):
@@ -42,7 +42,7 @@ class Outputs(Kernel):
             )
 
     @property
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """Those that are left."""
         return self.kernel.derivatives - max(len(c) for c in self.coefficients) + 1
 
@@ -70,11 +70,11 @@ class Combined(AbstractWrapper):
         return [_choose(output, list(column)) for column in zip(*rows, strict=True)]
 
     def _combination(self, coefficients: Sequence[Any]) -> list[Any]:
-        h, A = self.block.row(), list(zip(*self.block.drift(), strict=True))
+        h, A = self.block.row(), transpose(self.block.drift())
         total: list[Any] = [0.0] * len(h)
         for c in coefficients:
             total = [t if is_zero(e) else multiply(c, e) + t for t, e in zip(total, h, strict=True)]
-            h = [dot(column, h) for column in A]
+            h = matvec(A, h)
         return total
 
 

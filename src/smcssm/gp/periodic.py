@@ -34,7 +34,7 @@ class Constant(Block):
     signs: ClassVar[Mapping[str, str]] = {"sigma": "nonnegative"}
 
     @property
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """All of them."""
         return math.inf
 
@@ -68,7 +68,7 @@ class Cosine(Block):
     signs: ClassVar[Mapping[str, str]] = {"scale": "positive", "sigma": "nonnegative"}
 
     @property
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """All of them."""
         return math.inf
 
@@ -132,7 +132,7 @@ class ExpSineSquared(Kernel):
         self.order = int(order) if order is not None else harmonics(float(known), error)
 
     @property
-    def derivatives(self) -> float:
+    def derivatives(self) -> int | float:
         """All of them."""
         return math.inf
 

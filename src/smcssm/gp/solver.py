@@ -85,7 +85,7 @@ def sample(
         t = grid.host_times(times)
         order, blank = grid.rows(t, np.zeros(len(t)), 0.0 * t, grid.labels(outputs, len(t), kernel.n_outputs), 1)
         draws = _sample(_arrays(kernel), blank, key, n)[: len(t)]
-        return _out(_at(mean, t) + draws[np.argsort(order)].T)
+        return _out(_at(mean, t)[None] + draws[np.argsort(order)].T)
 
 
 class Prediction(NamedTuple):
@@ -158,7 +158,7 @@ class Conditioned(eqx.Module):
             both = np.concatenate([self.times, t])
             order, all_rows = grid.rows(both, values, noise, jnp.concatenate([own, label]), self.blocks)
             draws = _sample_given(self.kernel, all_rows, self.blocks, key, n)
-            return _out(_at(self.mean_function, t) + draws[: len(both)][np.argsort(order)][seen:].T)
+            return _out(_at(self.mean_function, t)[None] + draws[: len(both)][np.argsort(order)][seen:].T)
 
     @property
     def _labels(self) -> Any:
@@ -321,7 +321,7 @@ def _sample_given(kernel: Kernel, given: Observation, blocks: int, key: Array, n
     def one(e: Array) -> Array:
         return smoother.sample(steps, jnp.sum(last.chol * e[-1][None], axis=1), e[:-1], blocks)[1]
 
-    states = beliefs.mean + jax.vmap(one)(noise)
+    states = beliefs.mean[None] + jax.vmap(one)(noise)
 
     def seen(x: Array, obs: Observation) -> Array:
         h = state.row(kernel, obs.inputs[0] if kernel.n_outputs > 1 and obs.inputs is not None else None)
