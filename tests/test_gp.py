@@ -26,7 +26,9 @@ def matern(p, scale, sigma):
 
     def k(lag):
         x = math.sqrt(2 * p + 1) * np.abs(lag) / scale
-        terms = (np.exp(gammaln(p + i + 1) - gammaln(i + 1) - gammaln(p - i + 1)) * (2 * x) ** (p - i) for i in range(p + 1))
+        terms = (
+            np.exp(gammaln(p + i + 1) - gammaln(i + 1) - gammaln(p - i + 1)) * (2 * x) ** (p - i) for i in range(p + 1)
+        )
         return sigma**2 * np.exp(-x) * math.factorial(p) / math.factorial(2 * p) * sum(terms)
 
     return k
@@ -143,8 +145,8 @@ def entries(rows):
 
 @pytest.mark.parametrize("name", [n for n in KERNELS if "periodic" not in n])
 def test_transitions_and_square_roots_of_noise(name):
-    """F against expm; the root's product, entry by entry, against quadrature of exp(A s) Qc exp(A s)', a sum of positive
-    terms, for short steps, and against P - F P F' for long ones."""
+    """F against expm; the root's product, entry by entry, against quadrature of exp(A s) Qc exp(A s)', of which all
+    terms are positive, for short steps, and against P - F P F' for long ones."""
     nodes, weights = np.polynomial.legendre.leggauss(24)
     for block in KERNELS[name][0].blocks():
         with jax.enable_x64(True):
@@ -192,7 +194,9 @@ def test_likelihood_equals_the_dense_one(name):
 def test_posterior_equals_the_dense_one(name):
     kernel, k = KERNELS[name]
     t, y, sd = data()
-    at = np.r_[-50.0, -1e-3, t.min(), np.sort(t)[7] + 1e-9, 0.5 * (np.sort(t)[7] + 2e-9), 4.0, 5e5, t.max(), t.max() + 2]
+    at = np.r_[
+        -50.0, -1e-3, t.min(), np.sort(t)[7] + 1e-9, 0.5 * (np.sort(t)[7] + 2e-9), 4.0, 5e5, t.max(), t.max() + 2
+    ]
     got = gp.condition(kernel, t, y, sd)
     log_lik, mean, variance = dense(k, t, y, sd, np.r_[at, t])
     predicted = got.predict(at)
@@ -250,7 +254,9 @@ def test_outputs_are_combinations_of_derivatives():
     s = rate * np.abs(lag)
     kept, signs = sigma**2 * np.exp(-s), np.sign(lag)
     ds = [1 + s + s**2 / 3, -(s + s**2) / 3, (s**2 - s - 1) / 3, (3 * s - s**2) / 3, (s**2 - 5 * s + 3) / 3]
-    ds = [kept * rate**n * d * (signs if n % 2 else 1) for n, d in enumerate(ds)]  # the n-th derivative by t of k(t - t')
+    ds = [
+        kept * rate**n * d * (signs if n % 2 else 1) for n, d in enumerate(ds)
+    ]  # the n-th derivative by t of k(t - t')
     full = np.zeros_like(lag)
     padded = np.array([(*c, 0.0, 0.0)[:3] for c in coefficients])
     for i in range(3):
@@ -271,7 +277,9 @@ GRADIENTS = ("exponential", "matern32", "matern52", "oscillating", "critical", "
 GRADIENTS += ("quasiperiodic", "rotation", "product with a sum, scaled")
 
 
-@pytest.mark.parametrize("name", [pytest.param(k, marks=() if k in ("critical",) else pytest.mark.slow) for k in GRADIENTS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(k, marks=() if k in ("critical",) else pytest.mark.slow) for k in GRADIENTS]
+)
 def test_gradients_equal_finite_differences(name):
     """Of every hyperparameter, values and noises; at quality 1/2 as everywhere."""
     kernel = KERNELS[name][0]
@@ -299,7 +307,9 @@ def test_gradients_equal_finite_differences(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "solver"), [(k, s) for k in ("oscillating", "matern32") for s in ("sequential", "parallel")])
+@pytest.mark.parametrize(
+    ("name", "solver"), [(k, s) for k in ("oscillating", "matern32") for s in ("sequential", "parallel")]
+)
 def test_float32_with_julian_dates(name, solver):
     rng = np.random.default_rng(0)
     n = 10_000
@@ -388,7 +398,9 @@ def test_component_by_function_and_with_outputs():
     given = {f"star_{k}": v for k, v in theta().items()}
 
     def oracle(th, y):
-        known = gp.Outputs(gp.SHO(*(float(th[f"star_{k}"]) * f for k, f in (("omega", 1), ("q", 1), ("s", 0.5)))), coefficients)
+        known = gp.Outputs(
+            gp.SHO(*(float(th[f"star_{k}"]) * f for k, f in (("omega", 1), ("q", 1), ("s", 0.5)))), coefficients
+        )
         return gp.log_probability(known, t, y[:, 0], sd, outputs=output)
 
     dt = np.diff(t, prepend=t[0])

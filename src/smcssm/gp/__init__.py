@@ -1,10 +1,10 @@
 """Gaussian processes in time, in linear cost: kernels as state-space models, and their solver."""
 
+from smcssm.gp.kernel import Kernel as Kernel
 from smcssm.gp.matern import Exponential as Exponential
 from smcssm.gp.matern import Matern as Matern
 from smcssm.gp.matern import Matern32 as Matern32
 from smcssm.gp.matern import Matern52 as Matern52
-from smcssm.gp.kernel import Kernel as Kernel
 from smcssm.gp.oscillator import SHO as SHO
 from smcssm.gp.oscillator import Celerite as Celerite
 from smcssm.gp.oscillator import Rotation as Rotation

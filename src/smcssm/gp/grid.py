@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from smcssm.core import Observation
@@ -22,7 +23,7 @@ from smcssm.kalman import parallel
 
 def traced(*trees: PyTree) -> bool:
     """Whether any of this belongs to a program that is being compiled or differentiated."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def precision(*trees: PyTree) -> AbstractContextManager:
@@ -33,7 +34,9 @@ def precision(*trees: PyTree) -> AbstractContextManager:
 def host_times(times: Any, what: str = "times") -> np.ndarray:
     """Finite times, float64."""
     if traced(times):
-        raise InputError(f"{what}: expected known numbers, got a traced array; close over them instead of passing them in")
+        raise InputError(
+            f"{what}: expected known numbers, got a traced array; close over them instead of passing them in"
+        )
     found = np.asarray(times, np.float64)
     if found.ndim != 1 or not len(found):
         raise InputError(f"{what}: expected a sequence of at least one time, got shape {found.shape}")
@@ -66,7 +69,9 @@ def labels(outputs: Any, n: int, n_outputs: int) -> np.ndarray:
         return np.zeros(n)
     found = np.broadcast_to(np.asarray(outputs, np.float64), (n,))
     if not np.isin(found, np.arange(n_outputs)).all():
-        raise InputError(f"outputs: expected numbers of outputs, 0 to {n_outputs - 1}, got {sorted(set(found.tolist()))}")
+        raise InputError(
+            f"outputs: expected numbers of outputs, 0 to {n_outputs - 1}, got {sorted(set(found.tolist()))}"
+        )
     return found
 
 

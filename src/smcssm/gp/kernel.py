@@ -23,6 +23,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool
 
 from smcssm.errors import ModelError
@@ -81,7 +82,7 @@ class Block(Kernel):
         """Refuse numbers that no such process has."""
         for name, sign in self.signs.items():
             value = getattr(self, name)
-            if isinstance(value, (jax.core.Tracer, str)) or not isinstance(value, (int, float, np.ndarray, jax.Array)):
+            if isinstance(value, (Tracer, str)) or not isinstance(value, (int, float, np.ndarray, jax.Array)):
                 continue
             if not bool(np.all(np.isfinite(value))) or not bool(np.all(_obeys(sign, np.asarray(value)))):
                 raise ModelError(f"{type(self).__name__}({name}={value!r}): expected a {_WORDS[sign]}")
@@ -125,7 +126,7 @@ _WORDS = {"positive": "positive number", "nonnegative": "number >= 0", "any": "f
 
 
 def _obeys(sign: str, value: Any) -> Any:
-    return {"positive": value > 0, "nonnegative": value >= 0, "any": value == value}[sign]
+    return {"positive": value > 0, "nonnegative": value >= 0, "any": jnp.isfinite(value)}[sign]
 
 
 class Sum(Kernel):
@@ -146,7 +147,9 @@ class Sum(Kernel):
     def __check_init__(self) -> None:
         """Parts with several outputs have as many."""
         if len({part.n_outputs for part in self.parts} - {1}) > 1:
-            raise ModelError(f"a sum of kernels with {[p.n_outputs for p in self.parts]} outputs: expected as many, or one")
+            raise ModelError(
+                f"a sum of kernels with {[p.n_outputs for p in self.parts]} outputs: expected as many, or one"
+            )
 
     def blocks(self) -> tuple[Block, ...]:
         """Those of all parts."""
@@ -154,8 +157,9 @@ class Sum(Kernel):
 
     def __add__(self, other: object) -> Kernel:
         """One more part."""
-        parts = other.parts if isinstance(other, Sum) else (other,)
-        return Sum((*self.parts, *parts)) if isinstance(other, Kernel) else NotImplemented
+        if not isinstance(other, Kernel):
+            return NotImplemented
+        return Sum((*self.parts, *(other.parts if isinstance(other, Sum) else (other,))))
 
 
 class Product(Kernel):

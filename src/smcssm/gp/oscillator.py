@@ -214,7 +214,9 @@ def _series(a: Any, r: Any) -> Any:
     before, last, now = zero, zero, jnp.ones_like(b)
     total = now / 3
     for m in range(TERMS):
-        following = 3 * b * (m + 2) * (m + 1) * now + (2 * b * b + 4 * square) * (m + 1) * last + 4 * b * square * before
+        following = (
+            3 * b * (m + 2) * (m + 1) * now + (2 * b * b + 4 * square) * (m + 1) * last + 4 * b * square * before
+        )
         before, last, now = last, now, following * (-1 / ((m + 3) * (m + 2) * (m + 1)))
         total = total + now * (1 / (m + 4))
     return total

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from smcssm.errors import ModelError
 from smcssm.gp.kernel import Block, Kernel
@@ -113,7 +113,7 @@ class ExpSineSquared(Kernel):
     sigma: Any
     order: int = eqx.field(static=True)
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         period: Any,
         gamma: Any = 1.0,
@@ -125,9 +125,9 @@ class ExpSineSquared(Kernel):
     ) -> None:
         self.period, self.gamma, self.sigma = period, gamma, sigma
         known = largest_gamma if largest_gamma is not None else gamma
-        if order is None and isinstance(known, (str, jax.core.Tracer)):
+        if order is None and isinstance(known, (str, Tracer)):
             raise ModelError(
-                "ExpSineSquared: gamma is not a known number, so give order= (the number of harmonics) or largest_gamma="
+                "ExpSineSquared: gamma is not a known number: give order= (how many harmonics) or largest_gamma="
             )
         self.order = int(order) if order is not None else harmonics(float(known), error)
 
@@ -148,7 +148,7 @@ class ExpSineSquared(Kernel):
         return (Constant(self.sigma * jnp.sqrt(first)), *waves)
 
 
-def Quasiperiodic(  # noqa: PLR0913
+def Quasiperiodic(
     period: Any,
     gamma: Any,
     scale: Any,

@@ -30,7 +30,7 @@ from smcssm.linalg import matvec, rows, stack
 Mean = float | Callable[[np.ndarray], Any] | Any
 
 
-def log_probability(  # noqa: PLR0913
+def log_probability(
     kernel: Kernel,
     times: Any,
     y: Any,
@@ -60,7 +60,7 @@ def log_probability(  # noqa: PLR0913
         return total if grid.traced(total) else float(total)
 
 
-def condition(  # noqa: PLR0913
+def condition(
     kernel: Kernel,
     times: Any,
     y: Any,
@@ -73,13 +73,12 @@ def condition(  # noqa: PLR0913
     """The process given the data; the arguments are those of ``log_probability``."""
     with grid.precision(kernel, y, noise_sd, mean):
         order, given, t = _given(kernel, times, y, noise_sd, mean, outputs, solver)
-        total, beliefs, laws = _condition(*given)
-        return Conditioned(*given[:2], beliefs, laws, t, order, total, mean, given[2])
+        arrays, rows_, blocks = given
+        total, beliefs, laws = _condition(arrays, rows_, blocks)
+        return Conditioned(arrays, rows_, beliefs, laws, t, order, total, mean, blocks)
 
 
-def sample(
-    key: Array, kernel: Kernel, times: Any, n: int = 1, *, mean: Mean = 0.0, outputs: Any = None
-) -> Any:
+def sample(key: Array, kernel: Kernel, times: Any, n: int = 1, *, mean: Mean = 0.0, outputs: Any = None) -> Any:
     """n draws of the process at ``times``, without noise: ``[n, times]``."""
     with grid.precision(kernel, mean):
         t = grid.host_times(times)
@@ -101,7 +100,7 @@ class Prediction(NamedTuple):
 
 
 class Conditioned(eqx.Module):
-    """A Gaussian process given data, to be asked at any times, as often as wanted, without going through the data again.
+    """A Gaussian process given data, to be asked at any times, as often as wanted, without filtering again.
 
     ``beliefs`` are filtered; ``laws`` are of the state minus the filtered mean, given everything.
     """
@@ -142,7 +141,7 @@ class Conditioned(eqx.Module):
         with grid.precision(self.total):
             t = grid.host_times(at, "at")
             label = self._wanted(outputs, len(t))
-            mean, variance = _predict(self.kernel, self.rows, self.beliefs, self.laws, *self._between(t), label, part)
+            mean, variance = _predict(self.kernel, self.rows, self.beliefs, self.laws, self._between(t), label, part)
             offset = _at(self.mean_function, t) if part is None else 0.0
             return Prediction(_out(offset + mean), _out(variance))
 
@@ -174,7 +173,7 @@ class Conditioned(eqx.Module):
         return jnp.asarray(grid.labels(wanted, n, self.kernel.n_outputs), self.total.dtype)
 
     def _between(self, at: np.ndarray) -> tuple[Array, Array, Array]:
-        """The number of the last datum not after each time, and the times to it and to the next; 0 where there is none."""
+        """The number of the last datum not after each time, the time since it and until the next; 0 without one."""
         ordered = self.times[self.order]
         last = np.searchsorted(ordered, at, side="right") - 1
         since = np.where(last >= 0, at - ordered[np.maximum(last, 0)], 0)
@@ -183,7 +182,7 @@ class Conditioned(eqx.Module):
         return jnp.asarray(last), jnp.asarray(since, dtype), jnp.asarray(until, dtype)
 
 
-def _given(kernel: Kernel, times: Any, y: Any, noise_sd: Any, mean: Mean, outputs: Any, solver: str) -> Any:  # noqa: PLR0913
+def _given(kernel: Kernel, times: Any, y: Any, noise_sd: Any, mean: Mean, outputs: Any, solver: str) -> Any:
     """The order of the times; kernel, rows and blocks; the times."""
     t = grid.host_times(times)
     blocks, labels = grid.blocks_for(solver, len(t)), grid.labels(outputs, len(t), kernel.n_outputs)
@@ -252,18 +251,17 @@ def _condition(kernel: Kernel, given: Observation, blocks: int) -> tuple[Array, 
 
 
 @functools.partial(jax.jit, static_argnames="part")
-def _predict(  # noqa: PLR0913
+def _predict(
     kernel: Kernel,
     given: Observation,
     beliefs: Gaussian,
     laws: Gaussian,
-    last: Array,
-    since: Array,
-    until: Array,
+    between: tuple[Array, Array, Array],
     label: Array,
     part: int | None,
 ) -> tuple[Array, Array]:
     """All times side by side, on the series axis: forward from the datum before, back from the one after."""
+    last, since, until = between
 
     def take(tree: Any, k: Array) -> Any:
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf[jnp.maximum(k, 0), ..., 0, 0], 0, -1)[..., None], tree)

@@ -22,11 +22,11 @@ def GP(
 ) -> Structural:
     """A Gaussian process in time, to be observed with the noise that observations bring, or ``+ Noise()``.
 
-    ``GP(SHO(omega="omega", quality=3.0, sigma="sigma_gp"))``: a hyperparameter is a number where it is known, and a name
-    where it is not. Or a function of the hyperparameters, and their names:
+    ``GP(SHO(omega="omega", quality=3.0, sigma="sigma_gp"))``: a hyperparameter is a number where it is known and a
+    name where it is not. Or a function of the hyperparameters, and their names:
     ``GP(lambda theta: SHO(2 * jnp.pi / theta["period"], 3.0, theta["sigma"]), names=("period", "sigma"))``. It starts
-    stationary and can be added to other components. Where the kernel has several outputs, the input ``output`` says which
-    one an observation is of.
+    stationary and can be added to other components. Where the kernel has several outputs, the input ``output`` says
+    which one an observation is of.
 
     Args:
         kernel: of ``ss.gp``, or a function of the hyperparameters that returns one.
@@ -60,7 +60,9 @@ class GaussianProcess(AbstractComponent):
             if not found:
                 raise ModelError('GP: a function of the hyperparameters needs names=("...",), those that it reads')
         else:
-            raise ModelError(f"GP: expected a kernel of ss.gp or a function that returns one, got {type(kernel).__name__}")
+            raise ModelError(
+                f"GP: expected a kernel of ss.gp or a function that returns one, got {type(kernel).__name__}"
+            )
         self.kernel, self.name = kernel, name
         self.hyperparameters = found
         n_states, n_outputs = self._examined()
