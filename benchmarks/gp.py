@@ -149,9 +149,8 @@ def main():
     for r in results:
         case = r["task"], r["n"], r["terms"]
         if case in reference:
-            print(
-                f"{case[0]:12}{case[1]:8}{case[2]:6}  {r['who']:20}{r['run_ms'] / reference[case]:8.2f} x ours sequential"
-            )
+            ratio = r["run_ms"] / reference[case]
+            print(f"{case[0]:12}{case[1]:8}{case[2]:6}  {r['who']:20}{ratio:8.2f} x ours sequential")
 
 
 if __name__ == "__main__":
