@@ -105,18 +105,23 @@ QUICK = ("matern32", "matern52", "critical", "creeping", "celerite", "sum", "pro
 SLOWLY = [pytest.param(k, marks=() if k in QUICK else pytest.mark.slow) for k in KERNELS]
 
 
-def data(seed=3, n=40):
+def data(seed=3, n=40, gap=1e6):
     """Out of order; repeated times, steps of 1e-9, a gap of 1e6, missing values, noise of three sizes."""
     rng = np.random.default_rng(seed)
     t = np.cumsum(rng.exponential(0.5, n))
     t[3] = t[4] = t[5]
     t[8] = t[7] + 1e-9
     t[9] = t[7] + 3e-9
-    t[-6:] += 1e6
+    t[-6:] += gap
     y = np.sin(t) + rng.standard_normal(n)
     y[[4, 11, 12]] = np.nan
     order = rng.permutation(n)
     return t[order], y[order], SDS[rng.integers(0, 3, n)]
+
+
+def gap(name):
+    """Where nothing is forgotten, times around 1e6 have phases that are known to eight digits only, here and there."""
+    return 1e2 if name in ("ringing", "cosine", "periodic") else 1e6
 
 
 def dense(k, t, y, sd, at):
@@ -185,25 +190,32 @@ def test_the_example_of_smolgp(solver):
 @pytest.mark.parametrize("name", SLOWLY)
 def test_likelihood_equals_the_dense_one(name):
     kernel, k = KERNELS[name]
-    t, y, sd = data()
-    rtol = 1e-8 if "ring" in name or "cos" in name or "period" in name else 1e-9  # phases after a gap of 1e6
-    np.testing.assert_allclose(gp.log_probability(kernel, t, y, sd), dense(k, t, y, sd, t)[0], rtol=rtol)
+    t, y, sd = data(gap=gap(name))
+    np.testing.assert_allclose(gp.log_probability(kernel, t, y, sd), dense(k, t, y, sd, t)[0], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", [pytest.param(k, marks=() if k in QUICK[1:4] else pytest.mark.slow) for k in KERNELS])
 def test_posterior_equals_the_dense_one(name):
     kernel, k = KERNELS[name]
-    t, y, sd = data()
+    t, y, sd = data(gap=gap(name))
     at = np.r_[
-        -50.0, -1e-3, t.min(), np.sort(t)[7] + 1e-9, 0.5 * (np.sort(t)[7] + 2e-9), 4.0, 5e5, t.max(), t.max() + 2
+        -50.0,
+        -1e-3,
+        t.min(),
+        np.sort(t)[7] + 1e-9,
+        0.5 * (np.sort(t)[7] + 2e-9),
+        4.0,
+        0.5 * gap(name),
+        t.max(),
+        t.max() + 2,
     ]
     got = gp.condition(kernel, t, y, sd)
     log_lik, mean, variance = dense(k, t, y, sd, np.r_[at, t])
     predicted = got.predict(at)
-    size, long = np.abs(mean).max(), 1e-8 if "ring" in name or "cos" in name or "period" in name else 1e-9
-    np.testing.assert_allclose(got.log_probability, log_lik, rtol=long)
-    np.testing.assert_allclose(np.r_[predicted.mean, got.mean], mean, atol=long * size)
-    np.testing.assert_allclose(np.r_[predicted.variance, got.variance], variance, atol=long * k(0.0))
+    size = np.abs(mean).max()
+    np.testing.assert_allclose(got.log_probability, log_lik, rtol=1e-9)
+    np.testing.assert_allclose(np.r_[predicted.mean, got.mean], mean, atol=1e-9 * size)
+    np.testing.assert_allclose(np.r_[predicted.variance, got.variance], variance, atol=1e-9 * k(0.0))
 
 
 @pytest.mark.parametrize("name", ["critical", pytest.param("sum", marks=pytest.mark.slow)])
