@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from smcssm import errors as errors
     from smcssm import filters as filters
+    from smcssm import gp as gp
     from smcssm import journal as journal
     from smcssm import late as late
     from smcssm import models as models
@@ -27,7 +28,7 @@ else:
     # tests/test_cli.py holds this list and the one above together.
     _HOME = {
         **dict.fromkeys(
-            ("errors", "filters", "journal", "late", "models", "moves", "plots", "priors", "schedules"), ""
+            ("errors", "filters", "gp", "journal", "late", "models", "moves", "plots", "priors", "schedules"), ""
         ),
         "LinearGaussianSSM": "bridges.distribution",
         **dict.fromkeys(("kalman_predict", "kalman_step", "kalman_update"), "bridges.expressions"),

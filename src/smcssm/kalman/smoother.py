@@ -100,8 +100,8 @@ def smooth(steps: Backward, last: Gaussian, blocks: int = 1) -> tuple[Gaussian, 
         of_block, _ = jax.lax.scan(lambda done, step: (_then(done, step), None), _stay(first), steps)
         before = jax.tree.map(lambda leaf: shift(leaf, 1, blocks), prefixes(_then, of_block, blocks))
         counts = (jnp.arange(starts.mean.shape[-2]) >= series)[:, None]
-        starts = jax.tree.map(lambda new, old: jnp.where(counts, new, old), _apply(before, starts), starts)
-    ended, all_of_them = jax.lax.scan(lambda law, step: (_apply(step, law), law), starts, steps)
+        starts = jax.tree.map(lambda new, old: jnp.where(counts, new, old), apply(before, starts), starts)
+    ended, all_of_them = jax.lax.scan(lambda law, step: (apply(step, law), law), starts, steps)
     first = jax.tree.map(lambda leaf: leaf[..., -series:, :], ended)
     return first, jax.tree.map(lambda leaf: leaf[::-1], unfold(all_of_them, blocks, T))
 
@@ -117,7 +117,7 @@ def lagged(steps: Backward, beliefs: Gaussian, lag: int) -> Gaussian:
         return fold(jax.lax.dynamic_slice_in_dim(leaf, first, T), T)[0]
 
     def step(i: Array, law: Gaussian) -> Gaussian:
-        return _apply(jax.tree.map(lambda leaf: side_by_side(leaf, lag - i), steps), law)
+        return apply(jax.tree.map(lambda leaf: side_by_side(leaf, lag - i), steps), law)
 
     at_filter = Gaussian(jnp.zeros_like(beliefs.mean), beliefs.chol)
     law = jax.lax.fori_loop(0, lag, step, jax.tree.map(lambda leaf: side_by_side(leaf, lag), at_filter))
@@ -135,14 +135,14 @@ def sample(
     return first.mean, rest.mean
 
 
-def _apply(step: Backward, law: Gaussian) -> Gaussian:
+def apply(step: Backward, law: Gaussian) -> Gaussian:
     """The law before a row from the one after it."""
     return predict(law, step.G, step.g, _lower(step.D), jnp.ones_like(law.mean[0, :, :1]))
 
 
 def _then(step: Backward, another: Backward) -> Backward:
     """Two steps back as one."""
-    law = _apply(another, Gaussian(step.g, step.D))
+    law = apply(another, Gaussian(step.g, step.D))
     return Backward(jax.vmap(lambda G: dense(another.G, G[:, None])[:, 0], 1, 1)(step.G), law.mean, law.chol)
 
 

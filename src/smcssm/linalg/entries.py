@@ -70,6 +70,21 @@ def matvec(A: Rows, x: Sequence[Entry]) -> list[Entry]:
     return [dot(row, x) for row in A]
 
 
+def block_diagonal(blocks: Sequence[Sequence[Sequence[Entry]]]) -> Rows:
+    """Nested lists of entries with known zeros between the blocks; blocks need not be square."""
+    width, out, start = sum(len(b[0]) for b in blocks), [], 0
+    for b in blocks:
+        size = len(b[0])
+        out += [[0.0] * start + list(row) + [0.0] * (width - start - size) for row in b]
+        start += size
+    return out
+
+
+def transpose(A: Rows) -> Rows:
+    """A'; of at least one row."""
+    return [list(column) for column in zip(*A, strict=True)]
+
+
 def stack(entries: Any, like: Array) -> Array:
     """Nested lists of entries as one array whose trailing axes and dtype are those of ``like`` ([s, n])."""
     if isinstance(entries, (list, tuple)):

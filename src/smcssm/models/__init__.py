@@ -4,6 +4,7 @@ from smcssm.models.ar import AR as AR
 from smcssm.models.constant_velocity import ConstantVelocity as ConstantVelocity
 from smcssm.models.continuous_trend import ContinuousTrend as ContinuousTrend
 from smcssm.models.cycle import Cycle as Cycle
+from smcssm.models.gp import GP as GP
 from smcssm.models.integrated_wiener import IntegratedWiener as IntegratedWiener
 from smcssm.models.level import Level as Level
 from smcssm.models.linear_gaussian import LinearGaussian as LinearGaussian

@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool
 
 from smcssm.core import AbstractLinearGaussian, AbstractPrior, Matrix, Observation, System, Theta
 from smcssm.errors import ModelError
-from smcssm.linalg.entries import multiply
+from smcssm.linalg.entries import block_diagonal, multiply
 from smcssm.models.arguments import Numbers, deviations, diagonal, labels, numbers
 from smcssm.models.integrated_wiener import integrated_noise, taylor
-from smcssm.models.structural import block_diagonal, noise_sd, nonnegative
+from smcssm.models.structural import noise_sd, nonnegative
 from smcssm.priors.base import HalfNormal, Independent
 
 

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from smcssm.core import Matrix, Observation, Theta
 from smcssm.errors import ModelError
+from smcssm.linalg.entries import block_diagonal
 from smcssm.models.arguments import Numbers, count, deviations, diagonal, numbers
-from smcssm.models.structural import AbstractComponent, block_diagonal
+from smcssm.models.structural import AbstractComponent
 from smcssm.priors.base import HalfNormal, Marginal
 
 

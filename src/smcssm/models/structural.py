@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool
 
 from smcssm.core import AbstractLinearGaussian, AbstractPrior, Matrix, Observation, System, Theta
 from smcssm.errors import ModelError
+from smcssm.linalg.entries import block_diagonal
 from smcssm.priors.base import HalfNormal, Independent, Marginal
 
 
@@ -158,16 +159,6 @@ def noise_sd(sigma: Any, obs: Observation, channel: int) -> Any:
         return sigma
     given = obs.noise_sd[channel]
     return given if isinstance(sigma, float) and sigma == 0.0 else jnp.sqrt(sigma * sigma + given * given)
-
-
-def block_diagonal(blocks: list[Matrix]) -> list[list[Any]]:
-    """Nested lists of entries with known zeros between the blocks; blocks need not be square."""
-    width, out, start = sum(len(b[0]) for b in blocks), [], 0
-    for b in blocks:
-        size = len(b[0])
-        out += [[0.0] * start + list(row) + [0.0] * (width - start - size) for row in b]
-        start += size
-    return out
 
 
 def _sum(*summands: object) -> Any:
