@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from smcssm.bridges.expressions import kalman_predict as kalman_predict
     from smcssm.bridges.expressions import kalman_step as kalman_step
     from smcssm.bridges.expressions import kalman_update as kalman_update
+    from smcssm.bridges.pymc_extras import from_statespace as from_statespace
     from smcssm.bridges.pymc_model import from_pymc as from_pymc
     from smcssm.core import Status as Status
     from smcssm.engine import Engine as Engine
@@ -31,6 +32,7 @@ else:
         ),
         "LinearGaussianSSM": "bridges.distribution",
         **dict.fromkeys(("kalman_predict", "kalman_step", "kalman_update"), "bridges.expressions"),
+        "from_statespace": "bridges.pymc_extras",
         "from_pymc": "bridges.pymc_model",
         "Status": "core",
         "Engine": "engine",

@@ -133,6 +133,31 @@ class Engine:
         return engine
 
     @classmethod
+    def from_statespace(
+        cls,
+        statespace_model: Any,
+        pymc_model: Any,
+        assimilate: bool = True,
+        *,
+        fold: Any = True,
+        **options: Any,
+    ) -> Engine:
+        """An engine for a model of pymc-extras and its PyMC model of priors.
+
+        Args:
+            statespace_model, pymc_model, fold: see ``ss.from_statespace``.
+            assimilate: stream the observations of the PyMC model first, if it has any.
+            **options: of the engine.
+        """
+        from smcssm.bridges.pymc_extras import from_statespace
+
+        model, prior, observations = from_statespace(statespace_model, pymc_model, fold=fold)
+        engine = cls(model, prior, **options)
+        if assimilate and observations is not None:
+            engine.update(observations)
+        return engine
+
+    @classmethod
     def from_posterior(
         cls,
         model: AbstractModel,
