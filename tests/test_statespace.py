@@ -230,3 +230,139 @@ def test_log_likelihood_is_that_of_pymc_extras(family):
     inside = np.isfinite(total)
     np.testing.assert_allclose(total[inside], theirs[inside], rtol=1e-8, atol=1e-8)
     assert inside.all() if family is not sarimax else inside.sum() > DRAWS / 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folding_is_exact(family):
+    """Bayes' theorem at any f: p(y | theta) = p(y | theta, f) p(f) / p(f | y, theta), every part from another run."""
+    c = case(family)
+    model, prior, frame = ss.from_statespace(c.statespace, c.pymc_model)
+    assert {f.name for f in model.folded} == FOLDED[family.__name__]
+    assert not FOLDED[family.__name__] & set(model.names) and not FOLDED[family.__name__] & set(as_prior(prior).names)
+    marginal, belief = filtered(model, c.theta, frame)
+    given_f, _ = filtered(c.model, c.theta, c.frame)
+    f = np.concatenate([c.theta[v.name].reshape(-1, DRAWS) for v in model.folded])
+    k = len(f)
+    before = sum(
+        np.asarray(pm.logp(c.pymc_model[v.name], c.theta[v.name][..., i]).eval(mode="FAST_COMPILE")).sum() * np.eye(DRAWS)[i]
+        for v in model.folded
+        for i in range(DRAWS)
+    )
+    mean, chol = np.asarray(belief.mean)[:k, 0], np.asarray(belief.chol)[:k, :k, 0]
+    marginal, given_f = marginal.sum(axis=0), given_f.sum(axis=0)
+    inside = np.isfinite(marginal)
+    assert inside.sum() > DRAWS / 2
+    for i in np.flatnonzero(inside):
+        after = stats.multivariate_normal(mean[:, i], chol[..., i] @ chol[..., i].T).logpdf(f[:, i])
+        np.testing.assert_allclose(marginal[i], given_f[i] + before[i] - after, rtol=1e-8, atol=1e-8)
+
+
+def small_arima(t=60):
+    rng = np.random.default_rng(4)
+    rain = rng.normal(size=(t, 1))
+    x = np.zeros(t)
+    for i in range(1, t):
+        x[i] = 0.6 * x[i - 1] + 0.8 * rng.normal()
+    y = x[:, None] + 0.7 * rain + 0.4 * rng.normal(size=(t, 1))
+    y[20:24] = np.nan
+    model = pmss.BayesianSARIMAX(
+        order=(1, 0, 0), stationary_initialization=True, measurement_error=True, exog_state_names=["rain"], verbose=False
+    )
+    with pm.Model(coords=model.coords) as prior:
+        pm.Normal("ar_params", 0.0, 0.5, dims="lag_ar")
+        pm.Normal("beta_exog", 0.0, 1.0, dims="exogenous")
+        pm.HalfNormal("sigma_state", 1.0)
+        pm.HalfNormal("sigma_obs", 1.0)
+        pm.Data("exogenous_data", rain)
+        model.build_statespace_graph(y)
+    return model, prior
+
+
+def small_structural(t=60):
+    rng = np.random.default_rng(5)
+    y = np.cumsum(0.3 * rng.normal(size=t)) + np.tile([1.0, -0.5, -0.5], t // 3) + 0.5 * rng.normal(size=t)
+    y[30:33] = np.nan
+    sum_of = (
+        st.LevelTrend(order=1, innovations_order=1)
+        + st.TimeSeasonality(season_length=3, innovations=False, name="season")
+        + st.MeasurementError("obs")
+    )
+    model = sum_of.build(name="y", verbose=False)
+    with pm.Model(coords=model.coords) as prior:
+        pm.Deterministic("P0", 0.1 * pt.eye(3), dims=("state", "state_aux"))
+        pm.Normal("initial_level_trend", 0.0, 2.0, dims="state_level_trend")
+        pm.HalfNormal("sigma_level_trend", 0.5, dims="shock_level_trend")
+        pm.Normal("params_season", 0.0, 1.0, dims="state_season")
+        pm.HalfNormal("sigma_obs", 1.0)
+        model.build_statespace_graph(y[:, None])
+    return model, prior
+
+
+def nuts(model, chains=4, draws=1500):
+    """Draws by name [draw, ...] of the batch posterior: pymc-extras' own density, sampled by blackjax."""
+    import blackjax
+
+    with model:
+        graph = model.logp()
+    free, values = model.free_RVs, [model.rvs_to_values[v] for v in model.free_RVs]
+    start = model.initial_point()
+    shapes = [np.shape(start[v.name]) for v in values]
+    density = JaxProgram(values, [graph], shapes)
+    constrain = JaxProgram(values, model.replace_rvs_by_values(list(free)), shapes)
+    cuts = np.cumsum([int(np.prod(s)) for s in shapes])[:-1]
+
+    def split(z):
+        return [p.reshape(s) for p, s in zip(jnp.split(z, cuts), shapes, strict=True)]
+
+    def log_density(z):
+        value = density(*split(z))[0]
+        return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+
+    def chain(key):
+        warm, go = jax.random.split(key)
+        z0 = jnp.concatenate([jnp.ravel(jnp.asarray(start[v.name], float)) for v in values])
+        (state, tuned), _ = blackjax.window_adaptation(blackjax.nuts, log_density).run(warm, z0, num_steps=700)
+        kernel = blackjax.nuts(log_density, **tuned)
+
+        def one(state, key):
+            state, _ = kernel.step(key, state)
+            return state, state.position
+
+        return jax.lax.scan(one, state, jax.random.split(go, draws))[1]
+
+    z = jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(1), chains))
+    out = jax.vmap(jax.vmap(lambda z: constrain(*split(z))))(z)
+    return {v.name: np.asarray(d) for v, d in zip(free, out, strict=True)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [small_arima, small_structural])
+@pytest.mark.parametrize("fold", [True, False])
+def test_stream_ends_at_the_batch_posterior(family, fold):
+    model, prior = family()
+    engine = ss.Engine.from_statespace(model, prior, fold=fold, n_particles=1000, runs=3, seed=2)
+    assert bool(engine.model.folded) is fold
+    batch, table = nuts(prior), engine.summary()
+    posterior = engine.posterior(1000)
+    for name, draws in batch.items():
+        ours = posterior[name].values.reshape(3, 1000, -1)
+        theirs = draws.reshape(len(draws), draws.shape[1], -1)
+        for j in range(theirs.shape[-1]):
+            label = next(row for row in table.index if row == name or row.startswith(f"{name}[")) if j == 0 else None
+            sd = theirs[..., j].std()
+            by_chain, by_run = theirs[..., j].mean(axis=1), ours[..., j].mean(axis=1)
+            error = np.hypot(by_chain.std(ddof=1) / 2, by_run.std(ddof=1) / 3**0.5) + 0.02 * sd
+            assert abs(by_run.mean() - by_chain.mean()) < 4 * error, name
+            assert abs(ours[..., j].std() / sd - 1) < 0.15, name
+            if label is not None:
+                assert abs(table["mean"][label] - by_chain.mean()) < 4 * error, name
+                assert abs(table["sd"][label] / sd - 1) < 0.15, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [small_arima, small_structural])
+def test_folding_leaves_the_evidence_as_it_is(family):
+    model, prior = family()
+    engines = [ss.Engine.from_statespace(model, prior, fold=f, n_particles=1000, runs=4, seed=3) for f in (True, False)]
+    a, b = (e.log_evidence for e in engines)
+    assert abs(a - b) < 4 * np.hypot(*(e.log_evidence_sd for e in engines)) + 0.02

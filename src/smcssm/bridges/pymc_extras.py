@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 import pymc as pm
 from pymc.model.fgraph import fgraph_from_model, model_from_fgraph
@@ -54,11 +55,12 @@ def from_statespace(
     _check(statespace_model, pymc_model, fold)
     observed = pymc_model.observed_RVs[0] if pymc_model.observed_RVs else None
     free = list(pymc_model.free_RVs)
-    plain = {v: v.type(name=v.name) for v in free}
+    draws = Sampler(pymc_model, free).values(np.random.SeedSequence(0), _DRAWS)
+    plain = {v: v.type.clone(shape=d.shape[1:])(name=v.name) for v, d in zip(free, draws, strict=True)}
     step = one_step(statespace_model, pymc_model, plain)
     try:
-        draws = Sampler(pymc_model, free).values(np.random.SeedSequence(0), _DRAWS)
-        model, laws = _model(statespace_model, pymc_model, plain, step, draws, fold)
+        with jax.enable_x64(True):
+            model, laws = _model(statespace_model, pymc_model, plain, step, draws, fold)
     except (TypeError, NotImplementedError) as error:
         raise ModelError(f"from_statespace: a matrix cannot be evaluated in JAX: {reason(error)}") from error
     gone = [v for v in free if any(plain[v] is law.variable for law in laws)] + ([] if observed is None else [observed])
