@@ -73,7 +73,7 @@ def test_draws_have_the_marginals_of_the_model():
 
 def test_factors_weigh_the_draws():
     prior = NumPyro(guarded)
-    z, log_weight = prior.sample(KEY, 20_000)
+    _, log_weight = prior.sample(KEY, 20_000)
     mass = integrate.quad(lambda x: stats.norm.pdf(x) * np.exp(-0.5 * x**2), 0.5, np.inf)[0]
     w = np.exp(log_weight)
     assert abs(w.mean() - mass) < 4 * w.std() / len(w) ** 0.5

@@ -13,7 +13,6 @@ from scipy import stats
 
 import smcssm as ss
 from smcssm.core import at_each_particle
-from smcssm.errors import ModelError
 from smcssm.filters import Kalman
 from smcssm.ingest import Clock, to_block
 from smcssm.priors.graphs import JaxProgram
@@ -219,7 +218,7 @@ def its_own(c):
     shapes = [c.theta[v.name].shape[:-1] for v in free]
     program = JaxProgram(plain, graph, shapes)
     run = jax.jit(jax.vmap(lambda *a: jnp.sum(program(*a)[0]), in_axes=-1))
-    return np.asarray(run(*(c.theta[v.name] for v in free)))
+    return np.asarray(run(*(jnp.asarray(c.theta[v.name]) for v in free)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -244,7 +243,8 @@ def test_folding_is_exact(family):
     f = np.concatenate([c.theta[v.name].reshape(-1, DRAWS) for v in model.folded])
     k = len(f)
     before = sum(
-        np.asarray(pm.logp(c.pymc_model[v.name], c.theta[v.name][..., i]).eval(mode="FAST_COMPILE")).sum() * np.eye(DRAWS)[i]
+        np.asarray(pm.logp(c.pymc_model[v.name], c.theta[v.name][..., i]).eval(mode="FAST_COMPILE")).sum()
+        * np.eye(DRAWS)[i]
         for v in model.folded
         for i in range(DRAWS)
     )
@@ -266,7 +266,11 @@ def small_arima(t=60):
     y = x[:, None] + 0.7 * rain + 0.4 * rng.normal(size=(t, 1))
     y[20:24] = np.nan
     model = pmss.BayesianSARIMAX(
-        order=(1, 0, 0), stationary_initialization=True, measurement_error=True, exog_state_names=["rain"], verbose=False
+        order=(1, 0, 0),
+        stationary_initialization=True,
+        measurement_error=True,
+        exog_state_names=["rain"],
+        verbose=False,
     )
     with pm.Model(coords=model.coords) as prior:
         pm.Normal("ar_params", 0.0, 0.5, dims="lag_ar")

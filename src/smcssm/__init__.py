@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from smcssm.bridges.expressions import kalman_update as kalman_update
     from smcssm.bridges.pymc_extras import from_statespace as from_statespace
     from smcssm.bridges.pymc_model import from_pymc as from_pymc
+    from smcssm.comparison import compare as compare
     from smcssm.core import Status as Status
     from smcssm.engine import Engine as Engine
     from smcssm.schedules import Immediate as Immediate
@@ -34,6 +35,7 @@ else:
         **dict.fromkeys(("kalman_predict", "kalman_step", "kalman_update"), "bridges.expressions"),
         "from_statespace": "bridges.pymc_extras",
         "from_pymc": "bridges.pymc_model",
+        "compare": "comparison",
         "Status": "core",
         "Engine": "engine",
         "Immediate": "schedules",

@@ -1,7 +1,8 @@
 """Which entries of a PyTensor matrix are constants, told from its graph.
 
 Followed are stacking, joining, transposing, diagonal and block-diagonal matrices, set_subtensor with fixed indices,
-casts, products with a known zero, and elementwise functions of constants; what comes in another way counts as not constant.
+casts, products with a known zero, and elementwise functions of constants; what comes in
+another way counts as not constant.
 """
 
 from __future__ import annotations

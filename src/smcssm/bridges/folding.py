@@ -20,6 +20,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
@@ -100,7 +101,7 @@ def _is_affine(program: JaxProgram, draws: list[np.ndarray], places: list[int], 
         point = [d[i] for d in draws]
         for j in places:
             point[j] = sum(sign * draws[j][k] for sign, k in signs)
-        return [np.asarray(out) for out in program(*point)]
+        return [np.asarray(out) for out in program(*map(jnp.asarray, point))]
 
     one, two, three, four = at((1, i + 1)), at((1, i + 2)), at((1, i + 3)), at((1, i + 1), (1, i + 2), (-1, i + 3))
     for a, b, c, d in zip(one, two, three, four, strict=True):
@@ -120,7 +121,9 @@ def affine_parts(laws: list[Law], graphs: dict[str, Any]) -> dict[str, Any]:
         for i in range(len(law.mean)):
             unit = pt.constant(np.eye(len(law.mean))[i].reshape(law.shape))
             replace = zero | {law.variable: unit}
-            for name, graph in zip(AFFINE, graph_replace([graphs[n] for n in AFFINE], replace, strict=False), strict=True):
+            for name, graph in zip(
+                AFFINE, graph_replace([graphs[n] for n in AFFINE], replace, strict=False), strict=True
+            ):
                 columns[name].append(graph - out[name])
     for key, name in zip("JCD", AFFINE, strict=True):
         size = graphs[name].type.shape[0]

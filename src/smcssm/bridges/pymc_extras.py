@@ -67,7 +67,7 @@ def from_statespace(
     return model, _without(pymc_model, gone), _observations(statespace_model, pymc_model, observed, model)
 
 
-def _model(  # noqa: PLR0913
+def _model(
     statespace: Any,
     pymc_model: pm.Model,
     plain: dict[Any, Any],
@@ -85,8 +85,8 @@ def _model(  # noqa: PLR0913
     laws = affine_laws(laws, step.graphs, [*placeholders, *moving], points)
     if fold is not True and (refused := sorted(set(names) - {law.variable.name for law in laws})):
         raise ModelError(
-            f"from_statespace(fold): {', '.join(refused)} cannot be folded; what can has a Gaussian prior of known mean "
-            "and covariance, and nothing but the initial state and intercepts depends on it, affinely"
+            f"from_statespace(fold): {', '.join(refused)} cannot be folded; what can has a Gaussian prior of known "
+            "mean and covariance, and nothing but the initial state and intercepts depends on it, affinely"
         )
     graphs = affine_parts(laws, step.graphs)
     stable = must_be_stable(graphs["P0"])

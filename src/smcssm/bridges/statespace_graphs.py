@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
@@ -65,12 +66,14 @@ class OneStep(NamedTuple):
         data = {name: rng.normal(size=v.type.shape) for name, v in self.data.items()}
         point = [value[0] for value in draws]
         shapes = [np.shape(value) for value in point]
-        whole = JaxProgram([*free, *self.data.values()], [self.whole[n] for n in moving], [*shapes, *_shapes(self.data)])
+        whole = JaxProgram(
+            [*free, *self.data.values()], [self.whole[n] for n in moving], [*shapes, *_shapes(self.data)]
+        )
         inputs = [*free, *self.rows.values(), self.time]
         one = JaxProgram(inputs, list(moving.values()), [*shapes, *_shapes(self.rows), ()])
-        expected = [np.asarray(m) for m in whole(*point, *data.values())]
+        expected = [np.asarray(m) for m in whole(*map(jnp.asarray, (*point, *data.values())))]
         for t in range(1, _ROWS):
-            got = one(*point, *(v[t : t + 1] for v in data.values()), np.float64(t))
+            got = one(*map(jnp.asarray, (*point, *(v[t : t + 1] for v in data.values()), float(t))))
             for name, mine, theirs in zip(moving, got, expected, strict=True):
                 row = theirs[t - 1 if name == "c" else t]
                 if not np.allclose(np.asarray(mine), row, rtol=1e-6, atol=1e-9, equal_nan=True):

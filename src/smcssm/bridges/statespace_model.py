@@ -63,7 +63,12 @@ class Programs:
     """
 
     def __init__(
-        self, graphs: dict[str, Any], free: list[Any], shapes: list[tuple[int, ...]], moving: list[Any], stable: list[Any]
+        self,
+        graphs: dict[str, Any],
+        free: list[Any],
+        shapes: list[tuple[int, ...]],
+        moving: list[Any],
+        stable: list[Any],
     ) -> None:
         self.names, self.shapes = tuple(v.name for v in free), tuple(shapes)
         self.widths = [v.type.shape[1] for v in moving[:-1]]
@@ -100,7 +105,10 @@ class Programs:
         if self.by_data:
             over_series = jax.vmap(self._data, in_axes=-1, out_axes=-1)
             found = over_series(*(r[..., 0] for r in rows))
-            out |= {n: [e[..., None] for e in self.templates[n].computed(m)] for n, m in zip(self.by_data, found, strict=True)}
+            out |= {
+                n: [e[..., None] for e in self.templates[n].computed(m)]
+                for n, m in zip(self.by_data, found, strict=True)
+            }
         if self.by_both:
             values, k = self._values(theta), len(self.names)
             particles = jax.vmap(self._both, in_axes=(-1,) * k + (None,) * len(rows), out_axes=-1)
@@ -151,7 +159,12 @@ class Statespace(AbstractLinearGaussian):
             entries[name] = [jnp.where(inside, e, 0.0) for e in entries.get(name, [])]
         own = {n: jnp.asarray(theta[n]) for n in self.names} if self.programs.by_both else {}
         like = jnp.zeros((), float)  # not to be without a leaf
-        return {"entries": jax.tree.map(_finite, entries), "roots": jax.tree.map(_finite, roots), "theta": own, "like": like}
+        return {
+            "entries": jax.tree.map(_finite, entries),
+            "roots": jax.tree.map(_finite, roots),
+            "theta": own,
+            "like": like,
+        }
 
     def support(self, theta: Theta) -> Bool[Array, ""]:
         """Where covariances are positive semi-definite, and stationary laws exist."""
@@ -276,5 +289,3 @@ def must_be_stable(P0: Any) -> list[Any]:
         if type(getattr(op, "core_op", op)).__name__ in ("SolveBilinearDiscreteLyapunov", "KroneckerProduct"):
             out.append(v.owner.inputs[0])
     return out
-
-

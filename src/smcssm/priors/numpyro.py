@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import equinox as eqx
@@ -24,8 +25,8 @@ class NumPyro(AbstractPrior):
     """The joint law of the sample sites of a NumPyro model, times its factors.
 
     With theta the sample sites and z = T(theta) the inverse of NumPyro's bijections, flattened and joined in the order
-    of the model, ``log_prob`` is log p(theta) + log |d theta / d z| + the factors. ``sample`` draws from p and returns the
-    factors as log weights, so that the mean weight estimates Z0, the mass that they leave.
+    of the model, ``log_prob`` is log p(theta) + log |d theta / d z| + the factors. ``sample`` draws from p and returns
+    the factors as log weights, so that the mean weight estimates Z0, the mass that they leave.
 
     Args:
         function: of no required arguments, with continuous ``numpyro.sample`` sites and no observed ones.
@@ -115,8 +116,7 @@ class NumPyro(AbstractPrior):
 
     def _constrain(self, z: Float[Array, " z"]) -> tuple[dict[str, Array], dict[str, Any], Array]:
         """Values and sites at z, and the log Jacobian; the bijection of a site is made when the model comes to it."""
-        import numpyro
-
+        handlers = import_module("numpyro.handlers")
         sizes = [math.prod(shape) for shape in self._z_shapes.values()]
         pieces = jnp.split(z, np.cumsum(sizes)[:-1])
         parts = {n: p.reshape(shape) for (n, shape), p in zip(self._z_shapes.items(), pieces, strict=True)}
@@ -132,16 +132,15 @@ class NumPyro(AbstractPrior):
             jacobians.append(jnp.sum(bijection.log_abs_det_jacobian(parts[name], theta[name])))
             return theta[name]
 
-        with numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0):
-            sites = numpyro.handlers.trace(numpyro.handlers.substitute(self.function, substitute_fn=here)).get_trace()
+        with handlers.block(), handlers.seed(rng_seed=0):
+            sites = handlers.trace(handlers.substitute(self.function, substitute_fn=here)).get_trace()
         return theta, sites, sum(jacobians[1:], jacobians[0])
 
     def _trace(self, key: Array, values: Mapping[str, Array] | None = None) -> dict[str, Any]:
-        import numpyro
-
-        with numpyro.handlers.block():
-            model = numpyro.handlers.seed(numpyro.handlers.substitute(self.function, data=dict(values or {})), key)
-            return numpyro.handlers.trace(model).get_trace()
+        handlers = import_module("numpyro.handlers")
+        with handlers.block():
+            model = handlers.seed(handlers.substitute(self.function, data=dict(values or {})), key)
+            return handlers.trace(model).get_trace()
 
 
 class _Labels(dict):
@@ -161,9 +160,7 @@ def _factors(sites: Mapping[str, Any]) -> Array:
 
 
 def _bijection(site: dict[str, Any]) -> Any:
-    from numpyro.distributions import biject_to
-
-    return biject_to(site["fn"].support)
+    return import_module("numpyro.distributions").biject_to(site["fn"].support)
 
 
 def _plates(site: dict[str, Any]) -> tuple[str, ...]:
@@ -181,11 +178,13 @@ def _check(free: dict[str, Any]) -> None:
             "observations to the engine"
         )
     if not free:
-        raise ModelError("prior: the model has no sample site; add one, such as numpyro.sample('sigma', HalfNormal(1.0))")
+        raise ModelError(
+            "prior: the model has no sample site; add one, such as numpyro.sample('sigma', HalfNormal(1.0))"
+        )
     if discrete := [n for n, s in free.items() if s["fn"].is_discrete]:
         raise ModelError(
-            f"prior: {', '.join(discrete)} is discrete; hyperparameters are continuous: sum it out, or make it a regime "
-            "of the state-space model"
+            f"prior: {', '.join(discrete)} is discrete; hyperparameters are continuous: sum it out, or make it a "
+            "regime of the state-space model"
         )
     if improper := [n for n, s in free.items() if type(s["fn"]).__name__ == "ImproperUniform"]:
         raise ModelError(f"prior: {', '.join(improper)} is improper: it cannot be drawn and gives no evidence")

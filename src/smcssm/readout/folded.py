@@ -41,9 +41,13 @@ def posterior(snapshot: Snapshot) -> Mixture:
 
 def prior(snapshot: Snapshot) -> Mixture:
     """Given nothing."""
-    mean, chol = map(np.asarray, snapshot.smc.filter.model.laws)
+    model: Any = snapshot.smc.filter.model
+    mean, chol = map(np.asarray, model.laws)
     like = snapshot.population.log_weight.shape
-    return Mixture(np.broadcast_to(mean[:, None, None], (len(mean), *like)), np.broadcast_to(chol[..., None, None], (*chol.shape, *like)))
+    return Mixture(
+        np.broadcast_to(mean[:, None, None], (len(mean), *like)),
+        np.broadcast_to(chol[..., None, None], (*chol.shape, *like)),
+    )
 
 
 def as_draws(snapshot: Snapshot, mixture: Mixture, chosen: np.ndarray, seed: int) -> dict[str, Any]:
