@@ -12,7 +12,9 @@ import pytest
 from scipy import stats
 
 import smcssm as ss
+from smcssm.bridges.statespace_model import is_stable, semidefinite_root
 from smcssm.core import at_each_particle
+from smcssm.errors import ModelError
 from smcssm.filters import Kalman
 from smcssm.ingest import Clock, to_block
 from smcssm.priors.graphs import JaxProgram
@@ -255,6 +257,52 @@ def test_folding_is_exact(family):
     for i in np.flatnonzero(inside):
         after = stats.multivariate_normal(mean[:, i], chol[..., i] @ chol[..., i].T).logpdf(f[:, i])
         np.testing.assert_allclose(marginal[i], given_f[i] + before[i] - after, rtol=1e-8, atol=1e-8)
+
+
+def test_an_explosive_draw_has_no_finite_likelihood():
+    """Stationary laws exist in the triangle of an AR(2); outside, a Lyapunov solver returns wrong finite numbers."""
+    c = case(sarimax)
+    rng = np.random.default_rng(0)
+    phi = rng.uniform([-2.5, -1.5], [2.5, 1.5], size=(200, 2)).T
+    theta = {n: np.repeat(v[..., :1], 200, axis=-1) for n, v in c.theta.items()} | {"ar_params": phi}
+    inside = jax.vmap(c.model.support, in_axes=-1)({n: jnp.asarray(v) for n, v in theta.items()})
+    triangle = (phi[1] + np.abs(phi[0]) < 1) & (phi[1] > -1)
+    np.testing.assert_array_equal(inside, triangle)
+    assert 20 < triangle.sum() < 180
+
+
+def test_roots_of_singular_covariances_and_what_is_none():
+    rng = np.random.default_rng(0)
+    B = rng.normal(size=(5, 3))
+    L, valid = semidefinite_root(jnp.asarray(B @ B.T))
+    assert valid
+    np.testing.assert_allclose(L @ L.T, B @ B.T, atol=1e-12)
+    assert not semidefinite_root(jnp.asarray([[1.0, 2.0], [2.0, 1.0]]))[1]
+    assert not semidefinite_root(jnp.asarray([[0.0, 1.0], [1.0, 0.0]]))[1]
+    assert is_stable(jnp.asarray([[0.9, 5.0], [0.0, 1 - 1e-9]])) and not is_stable(
+        jnp.asarray([[0.5, 5.0], [0.0, 1.0]])
+    )
+
+
+def test_what_cannot_be_streamed_is_refused_with_the_reason():
+    held = (st.TimeSeasonality(season_length=3, duration=2, name="s") + st.MeasurementError("obs")).build(verbose=False)
+    with pm.Model(coords=held.coords) as prior:
+        pm.Deterministic("P0", pt.eye(held.k_states))
+        pm.Normal("params_s", 0.0, 1.0, dims="state_s")
+        pm.HalfNormal("sigma_obs", 1.0)
+    with pytest.raises(ModelError, match="sigma_s"):
+        ss.from_statespace(held, prior)
+    with prior:
+        pm.HalfNormal("sigma_s", 1.0)
+    with pytest.raises(ModelError, match="use_time_varying"):
+        ss.from_statespace(held, prior)
+    with pytest.raises(ModelError, match="second, got NoneType"):
+        ss.from_statespace(held, None)
+    with pytest.raises(ModelError, match=r"call .build\(\)"):
+        ss.from_statespace(st.LevelTrend(order=1), prior)
+    statespace, prior = seasonal_arima()
+    with pytest.raises(ModelError, match="sigma_state cannot be folded"):
+        ss.from_statespace(statespace, prior, fold=("x0", "sigma_state"))
 
 
 def small_arima(t=60):

@@ -58,8 +58,9 @@ def probabilities(engines: Mapping[str, Engine], prior: Mapping[str, Any] | None
         name: e.snapshot().record or {"t": np.zeros(0, int), "log_score": np.zeros(0)} for name, e in engines.items()
     }
     first = max(r["t"][0] if len(r["t"]) else 0 for r in records.values())
-    sums: list[np.ndarray] = [r["log_score"][r["t"] >= first] for r in records.values()]
-    kept = [e.log_evidence - (s[-1:] - s) for e, s in zip(engines.values(), sums, strict=True)]  # a warm start has none
+    sums: list[Any] = [np.asarray(r["log_score"])[r["t"] >= first] for r in records.values()]
+    # backwards from the evidence: of what came before a warm start there are no sums
+    kept: list[Any] = [e.log_evidence - (s[-1:] - s) for e, s in zip(engines.values(), sums, strict=True)]
     log_posterior = np.stack(kept, axis=-1) + log_prior
     values = np.exp(log_posterior - logsumexp(log_posterior, axis=-1, keepdims=True))
     times = next(iter(records.values()))["t"]

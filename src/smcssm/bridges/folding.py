@@ -62,8 +62,8 @@ def _gaussian(variable: Any) -> Law | None:
     op = getattr(variable.owner.op, "core_op", variable.owner.op)
     if not isinstance(op, NormalRV | MvNormalRV):
         return None
-    location, spread = (p.eval(mode="FAST_COMPILE") for p in op.dist_params(variable.owner))
-    shape = tuple(map(int, variable.shape.eval(mode="FAST_COMPILE")))
+    location, spread = (_value(p) for p in op.dist_params(variable.owner))
+    shape = tuple(map(int, _value(variable.shape)))
     mean = np.broadcast_to(location, shape).astype(float).ravel()
     if isinstance(op, NormalRV):
         return Law(variable, shape, mean, np.diag(np.broadcast_to(spread, shape).astype(float).ravel()))
@@ -77,6 +77,10 @@ def _gaussian(variable: Any) -> Law | None:
     for i, root in enumerate(roots):
         chol[i * k : (i + 1) * k, i * k : (i + 1) * k] = root
     return Law(variable, shape, mean, chol)
+
+
+def _value(graph: Any) -> np.ndarray:
+    return np.asarray(graph.eval(mode="FAST_COMPILE"))
 
 
 def affine_laws(laws: list[Law], graphs: dict[str, Any], inputs: list[Any], draws: list[np.ndarray]) -> list[Law]:

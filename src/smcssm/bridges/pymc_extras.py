@@ -29,7 +29,7 @@ _DRAWS = 8
 
 
 def from_statespace(
-    statespace_model: Any, pymc_model: pm.Model, *, fold: bool | Collection[str] = True
+    statespace_model: Any, pymc_model: Any, *, fold: bool | Collection[str] = True
 ) -> tuple[Statespace, pm.Model, pd.DataFrame | None]:
     """Model, prior and observations of a pymc-extras model with its PyMC model of priors.
 
@@ -98,14 +98,17 @@ def _model(
     folded = tuple(_folded(pymc_model, law) for law in laws)
     inputs = _input_names(statespace, pymc_model, step)
     labels = [_label(f.name, f.coords, index) for f in folded for index in np.ndindex(*f.shape)]
-    return Statespace(
-        programs,
-        _prior(laws),
-        folded,
-        (*labels, *map(str, statespace.state_names)),
-        tuple(map(str, statespace.observed_states)),
-        inputs,
-    ), laws
+    model = Statespace(
+        names=programs.names,
+        shapes=programs.shapes,
+        programs=programs,
+        laws=_prior(laws),
+        folded=folded,
+        state_names=(*labels, *map(str, statespace.state_names)),
+        channel_names=tuple(map(str, statespace.observed_states)),
+        input_names=inputs,
+    )
+    return model, laws
 
 
 def _prior(laws: list[Law]) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:

@@ -103,7 +103,8 @@ def one_step(statespace: Any, model: pm.Model, plain: dict[Any, Any]) -> OneStep
             f"from_statespace: {', '.join(wrong)} varies in time, which cannot be streamed. Of a TimeSeasonality with "
             "a duration, say use_time_varying=False"
         )
-    time, placeholders = pt.dscalar("time"), statespace._name_to_data
+    time: Any = pt.dscalar("time")
+    placeholders = statespace._name_to_data
     sizes = {name: placeholder.type.shape[1] for name, placeholder in placeholders.items()}
     rows = {name: pt.tensor(name, shape=(1, k), dtype="float64") for name, k in sizes.items()}
     data = {name: pt.tensor(name, shape=(_ROWS, k), dtype="float64") for name, k in sizes.items()}
@@ -123,7 +124,9 @@ def _plain(variable: Any, plain: dict[Any, Any]) -> Any:
     if variable in plain:
         return plain[variable]
     variable = graph_replace([variable], plain, strict=False)[0]
-    shared = {v: pt.constant(v.get_value()) for v in graph_inputs([variable]) if isinstance(v, SharedVariable)}
+    shared: dict[Any, Any] = {
+        v: pt.constant(v.get_value()) for v in graph_inputs([variable]) if isinstance(v, SharedVariable)
+    }
     if variable in shared:
         return shared[variable]
     return graph_replace([variable], shared, strict=False)[0] if shared else variable
@@ -140,12 +143,12 @@ def _initial(name: str) -> str:
 
 def _at(graph: Any, data: dict[Any, Any], length: int, time: Any) -> Any:
     """With data and the number of time steps filled in; with ``time``, of that row alone."""
-    free = [v for v in explicit_graph_inputs([graph]) if v.name == _HORIZON]
+    free: list[Any] = [v for v in explicit_graph_inputs([graph]) if v.name == _HORIZON]
     replace: dict[Any, Any] = dict(data)
     if time is not None:
-        ranges = [v for v in ancestors([graph]) if v.owner and isinstance(v.owner.op, ARange)]
-        replace |= {v: pt.stack([time]).astype(v.dtype) for v in ranges if set(free) & set(ancestors([v]))}
+        ranges: list[Any] = [v for v in ancestors([graph]) if v.owner and isinstance(v.owner.op, ARange)]
+        replace |= {v: pt.cast(pt.stack([time]), v.dtype) for v in ranges if set(free) & set(ancestors([v]))}
     graph = graph_replace([graph], replace, strict=False)[0] if replace else graph
     free = [v for v in explicit_graph_inputs([graph]) if v.name == _HORIZON]
-    horizon = {v: pt.constant(length, dtype=v.dtype) for v in free}
+    horizon: dict[Any, Any] = {v: pt.constant(length, dtype=v.dtype) for v in free}
     return graph_replace([graph], horizon, strict=False)[0] if horizon else graph

@@ -132,6 +132,9 @@ class Programs:
 class Statespace(AbstractLinearGaussian):
     """A model of pymc-extras, streamed: see ``ss.from_statespace``."""
 
+    names: tuple[str, ...]
+    """The free variables that the matrices depend on."""
+    shapes: tuple[tuple[int, ...], ...]
     programs: Programs
     laws: tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]
     """Mean and square root of the folded variables' prior covariance, in the order of ``folded``."""
@@ -141,16 +144,6 @@ class Statespace(AbstractLinearGaussian):
     input_names: tuple[str, ...]
 
     continuous_time: ClassVar[bool] = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The free variables that the matrices depend on."""
-        return self.programs.names
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Their shapes."""
-        return self.programs.shapes
 
     def params(self, theta: Theta) -> PyTree[Array]:
         """All entries that depend on hyperparameters alone, covariances as square roots."""

@@ -51,8 +51,8 @@ def scores(snapshot: Snapshot, since: int = 0) -> pd.DataFrame:
     ``n`` values that were there; ``log_score``, their mean log predictive density (in the row ``joint``, of all
     channels together, and there per observation; its sum is ``log_evidence`` for since=0); ``crps`` of the normal law
     with the forecast's mean and sd, and ``rmse``, means, lower is better; ``coverage_50`` and ``coverage_90``, the
-    share of values in the central 50% and 90% of their forecasts; ``calibration``, the p-value of a chi-squared test that the
-    PIT is uniform over ten bins.
+    share of values in the central 50% and 90% of their forecasts; ``calibration``, the p-value of a chi-squared test
+    that the PIT is uniform over ten bins.
     """
     import pandas as pd
 
