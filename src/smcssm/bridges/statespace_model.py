@@ -71,6 +71,7 @@ class Programs:
         stable: list[Any],
     ) -> None:
         self.names, self.shapes = tuple(v.name for v in free), tuple(shapes)
+        self.reads_time = moving[-1] in set(ancestors(list(graphs.values())))
         self.widths = [v.type.shape[1] for v in moving[:-1]]
         move_shapes = [v.type.shape for v in moving]
         everything = JaxProgram([*free, *moving], list(graphs.values()), [*shapes, *move_shapes])
@@ -144,6 +145,11 @@ class Statespace(AbstractLinearGaussian):
     input_names: tuple[str, ...]
 
     continuous_time: ClassVar[bool] = False
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The time, where there is a trend in it."""
+        return frozenset({"t"} if self.programs.reads_time else ())
 
     def params(self, theta: Theta) -> PyTree[Array]:
         """All entries that depend on hyperparameters alone, covariances as square roots."""
