@@ -275,8 +275,7 @@ def semidefinite_root(A: Float[Array, "x x"]) -> tuple[Float[Array, "x x"], Bool
 
 def is_stable(A: Float[Array, "x x"]) -> Bool[Array, ""]:
     """Whether the spectral radius is below 1: some power of A has a norm below 1 (Gelfand)."""
-    for _ in range(_DOUBLINGS):
-        A = A @ A
+    A = jax.lax.fori_loop(0, _DOUBLINGS, lambda _, power: power @ power, A)
     return jnp.sqrt(jnp.sum(A * A)) < 1
 
 
