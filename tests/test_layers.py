@@ -16,7 +16,7 @@ LAYERS = [
     "smc2 moves schedules",
     "snapshot readout checkpoint bridges",
     "grid late stamps clock ingest record assemble runtime engine fleet",
-    "plots live compare monitor distributed interfaces",
+    "plots live comparison monitor distributed interfaces",
     "__init__",  # the public face
     "demo cli __main__",
 ]

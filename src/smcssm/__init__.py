@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from smcssm.bridges.expressions import kalman_predict as kalman_predict
     from smcssm.bridges.expressions import kalman_step as kalman_step
     from smcssm.bridges.expressions import kalman_update as kalman_update
+    from smcssm.bridges.pymc_extras import from_statespace as from_statespace
     from smcssm.bridges.pymc_model import from_pymc as from_pymc
+    from smcssm.comparison import compare as compare
     from smcssm.core import Status as Status
     from smcssm.engine import Engine as Engine
     from smcssm.schedules import Immediate as Immediate
@@ -32,7 +34,9 @@ else:
         ),
         "LinearGaussianSSM": "bridges.distribution",
         **dict.fromkeys(("kalman_predict", "kalman_step", "kalman_update"), "bridges.expressions"),
+        "from_statespace": "bridges.pymc_extras",
         "from_pymc": "bridges.pymc_model",
+        "compare": "comparison",
         "Status": "core",
         "Engine": "engine",
         "Immediate": "schedules",

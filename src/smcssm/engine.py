@@ -23,6 +23,7 @@ from smcssm.errors import InputError, ModelError
 from smcssm.ingest import future, one, to_block
 from smcssm.journal import Journal
 from smcssm.late import Policy, Refuse
+from smcssm.readout.scores import running
 from smcssm.record import Ring, StepInfo, StepInfos
 from smcssm.runtime import Rows, Runtime
 from smcssm.snapshot import Snapshot
@@ -130,6 +131,33 @@ class Engine:
         model, prior, observations = from_pymc(pm_model)
         engine = cls(model, prior, **options)
         if assimilate:
+            engine.update(observations)
+        return engine
+
+    @classmethod
+    def from_statespace(
+        cls,
+        statespace_model: Any,
+        pymc_model: Any,
+        assimilate: bool = True,
+        *,
+        fold: Any = True,
+        **options: Any,
+    ) -> Engine:
+        """An engine for a model of pymc-extras and its PyMC model of priors.
+
+        Args:
+            statespace_model: of ``pymc_extras.statespace``.
+            pymc_model: its priors and data.
+            fold: see ``ss.from_statespace``.
+            assimilate: stream the observations of the PyMC model first, if it has any.
+            **options: of the engine.
+        """
+        from smcssm.bridges.pymc_extras import from_statespace
+
+        model, prior, observations = from_statespace(statespace_model, pymc_model, fold=fold)
+        engine = cls(model, prior, **options)
+        if assimilate and observations is not None:
             engine.update(observations)
         return engine
 
@@ -276,8 +304,27 @@ class Engine:
         if self._ring is not None:
             seen = block.mask[..., 0] & (rows.row.status[:, None, 0] != Status.IMPOSSIBLE)
             y, least = np.where(seen, block.y[..., 0], np.nan), _across(np.min, rows.row.least_ess)
-            self._ring.write(t, {**vars(infos), "y": y, "least_ess": least, "quantiles": quantiles})
+            sums = self._scored(t, y, infos)
+            self._ring.write(t, {**vars(infos), "y": y, "least_ess": least, "quantiles": quantiles, **sums})
         return infos
+
+    def _scored(self, t: int, y: np.ndarray, infos: StepInfos) -> dict[str, np.ndarray]:
+        """Running sums of scores after each row, which go on from the row before."""
+        last = self._ring.row(t) if self._ring is not None else {}
+        mean, sd, pit = (a.reshape(y.shape) for a in (infos.predictive_mean, infos.predictive_sd, infos.pit))
+        return {
+            "scores": running(y, mean, sd, pit, last.get("scores")),
+            "log_score": last.get("log_score", np.zeros(1)) + np.cumsum(infos.log_predictive),
+            "scored": last.get("scored", np.zeros(1, int)) + np.cumsum(~np.isnan(y).all(axis=1)),
+        }
+
+    def scores(self, since: int = 0) -> pd.DataFrame:
+        """How good the one-step forecasts were, over the whole stream or from observation ``since`` + 1 on.
+
+        Log score, CRPS, RMSE, coverage of central intervals and calibration of the PIT; see the columns in
+        ``smcssm.readout.scores``. With ``since``, what leave-future-out cross-validation would give.
+        """
+        return readout.scores(self.snapshot(), since)
 
     def snapshot(self) -> Snapshot:
         """An immutable view of this moment."""

@@ -7,11 +7,12 @@ labels than 1, 2, ...: numbers or datetimes, one for each observation since the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from smcssm.comparison import probabilities
 from smcssm.engine import Engine
 from smcssm.errors import InputError
 from smcssm.readout.diagnose import uniformity
@@ -218,6 +219,22 @@ def pit_histogram(
         ax.set_title(f"{len(pit)} values{p}", loc="right", fontsize="small", color=_FAINT)
     _legend(panels[0])
     panels[-1].set_xlabel("PIT of the one-step forecast")
+    return figure
+
+
+def model_probabilities(
+    engines: Mapping[str, Engine], prior: Mapping[str, Any] | None = None, *, axes: Any = None
+) -> Figure:
+    """Posterior probabilities of models over time, as bands that add up to one; arguments as for ``ss.compare``."""
+    table = probabilities(engines, prior)
+    if not len(table):
+        raise InputError("there is nothing to draw: the engines have taken no observation yet")
+    figure, (ax,) = _panels(axes, 1, height=2.8)
+    ax.stackplot(table.index, table.to_numpy().T, labels=list(table.columns), alpha=0.75, lw=0)
+    ax.set_ylim(0, 1)
+    ax.set_ylabel("model probability")
+    _legend(ax)
+    ax.set_xlabel("observation")
     return figure
 
 

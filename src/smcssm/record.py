@@ -117,6 +117,13 @@ class Ring:
         places = (total - kept + np.arange(kept)) % (2 * self.capacity)
         return {name: values[places] for name, values in self._columns.items()} if kept else {}
 
+    def row(self, total: int) -> dict[str, np.ndarray]:
+        """The last of the first ``total`` rows, as columns of length 1; nothing where it was never written."""
+        if total <= self.unseen:
+            return {}
+        place = (total - 1) % (2 * self.capacity)
+        return {name: values[place : place + 1] for name, values in self._columns.items()}
+
     def copy(self) -> Ring:
         """An independent ring with the same rows."""
         new = Ring(self.capacity, self.unseen)

@@ -1,7 +1,8 @@
 """Which entries of a PyTensor matrix are constants, told from its graph.
 
-Followed are stacking, joining, transposing, set_subtensor with fixed indices, casts, products with a known zero, and
-elementwise functions of constants; what comes in another way counts as not constant.
+Followed are stacking, joining, transposing, diagonal and block-diagonal matrices, set_subtensor with fixed indices,
+casts, products with a known zero, and elementwise functions of constants; what comes in
+another way counts as not constant.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 from pytensor.graph.basic import Constant
 from pytensor.scalar.basic import Cast, Identity, Mul
-from pytensor.tensor.basic import Alloc, Join, MakeVector, ScalarFromTensor, TensorFromScalar
+from pytensor.tensor.basic import Alloc, AllocDiag, Join, MakeVector, ScalarFromTensor, TensorFromScalar
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
-from pytensor.tensor.subtensor import IncSubtensor, Subtensor, indices_from_subtensor
+from pytensor.tensor.linalg.constructors import BlockDiagonal
+from pytensor.tensor.subtensor import AdvancedIncSubtensor, IncSubtensor, Subtensor, indices_from_subtensor
 
 Index = tuple[int, ...]
 
@@ -23,6 +25,7 @@ def constant_entry(matrix: Any, index: Index) -> float | None:
     if isinstance(matrix, Constant):
         return float(np.asarray(matrix.data)[index])
     op = matrix.owner.op if matrix.owner else None
+    op = getattr(op, "core_op", op) if matrix.ndim == len(index) == 2 else op
     rule = next((rule for kind, rule in _RULES.items() if isinstance(op, kind)), None)
     return None if rule is None else rule(op, matrix.owner.inputs, index)
 
@@ -76,6 +79,24 @@ def _alloc(op: Any, inputs: list[Any], index: Index) -> float | None:
     return _broadcast_entry(value, index[len(index) - value.ndim :])
 
 
+def _alloc_diag(op: Any, inputs: list[Any], index: Index) -> float | None:
+    if inputs[0].ndim != 1 or op.offset != 0:
+        return None
+    return constant_entry(inputs[0], index[:1]) if index[0] == index[1] else 0.0
+
+
+def _block_diagonal(op: Any, inputs: list[Any], index: Index) -> float | None:
+    row, column = index
+    for block in inputs:
+        if None in block.type.shape:
+            return None
+        n, m = block.type.shape
+        if row < n or column < m:
+            return constant_entry(block, (row, column)) if row < n and column < m else 0.0
+        row, column = row - n, column - m
+    return None
+
+
 def _same(op: Any, inputs: list[Any], index: Index) -> float | None:
     return constant_entry(inputs[0], index)
 
@@ -110,7 +131,9 @@ def _fixed(inputs: list[Any], idx_list: Any) -> tuple | None:
     def number(v: Any) -> Any:
         if hasattr(v, "owner") and v.owner is not None and isinstance(v.owner.op, ScalarFromTensor):
             v = v.owner.inputs[0]
-        return int(v.data) if isinstance(v, Constant) and v.data is not None else v
+        if not isinstance(v, Constant) or v.data is None:
+            return v
+        return int(v.data) if np.ndim(v.data) == 0 else np.asarray(v.data)
 
     def part(i: Any) -> Any:
         if isinstance(i, slice):
@@ -119,7 +142,7 @@ def _fixed(inputs: list[Any], idx_list: Any) -> tuple | None:
 
     where = tuple(part(i) for i in indices_from_subtensor(inputs, idx_list))
     flat = [v for i in where for v in ((i.start, i.stop, i.step) if isinstance(i, slice) else (i,))]
-    return where if all(v is None or isinstance(v, int) for v in flat) else None
+    return where if all(v is None or isinstance(v, int | np.ndarray) for v in flat) else None
 
 
 _RULES: dict[type, Any] = {
@@ -130,6 +153,9 @@ _RULES: dict[type, Any] = {
     Alloc: _alloc,
     TensorFromScalar: _same,
     ScalarFromTensor: _same,
+    AllocDiag: _alloc_diag,
+    BlockDiagonal: _block_diagonal,
     IncSubtensor: _set_subtensor,
+    AdvancedIncSubtensor: _set_subtensor,
     Subtensor: _subtensor,
 }

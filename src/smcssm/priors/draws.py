@@ -69,6 +69,10 @@ class Sampler:
             raise ModelError("prior: the Potentials are NaN or +inf at a draw; they must be finite or -inf")
         return np.concatenate([part.reshape(n, -1) for part in parts], axis=1)[inside].T, log_weight
 
+    def values(self, seeds: np.random.SeedSequence, n: int) -> list[np.ndarray]:
+        """n draws of each variable, first axis, on its own scale."""
+        return self._run(seeds, n)[1]
+
     def _compile(self, n: Any, graphs: Sequence[Any], batched: bool) -> None:
         shared = [leaf for leaf in graph_inputs(graphs) if isinstance(leaf.type, RandomType)]
         generators = [leaf.type() for leaf in shared]  # inputs, so that the model's own generators stay as they are

@@ -8,6 +8,7 @@ from smcssm.readout.export import to_arviz as to_arviz
 from smcssm.readout.forecast import forecast as forecast
 from smcssm.readout.paths import paths as paths
 from smcssm.readout.posterior import posterior as posterior
+from smcssm.readout.scores import scores as scores
 from smcssm.readout.smooth import smooth as smooth
 from smcssm.readout.state import state as state
 from smcssm.readout.summary import summary as summary

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcssm.errors import ModelError
-from smcssm.readout.posterior import as_draws, resampled
+from smcssm.readout import folded
+from smcssm.readout.posterior import resampled, with_folded
 from smcssm.readout.prior import prior
 from smcssm.readout.state import state
 from smcssm.readout.summary import labels
@@ -75,10 +76,11 @@ def to_arviz(snapshot: Snapshot, draws: int, seed: int = 0) -> xr.DataTree:
 
     chosen = resampled(snapshot.weights(), draws, np.random.default_rng(seed))
     before, weight = prior(snapshot)
+    first = resampled(weight, draws, np.random.default_rng(seed))
     groups = {
-        "posterior": as_draws(snapshot.smc.prior, snapshot.theta(), chosen),
+        "posterior": with_folded(snapshot, snapshot.theta(), chosen, folded.posterior, seed),
         "sample_stats": _sample_stats(snapshot, chosen),
-        "prior": as_draws(snapshot.smc.prior, before, resampled(weight, draws, np.random.default_rng(seed))),
+        "prior": with_folded(snapshot, before, first, folded.prior, seed),
         "filtered_state": state(snapshot),
         **_history(snapshot),
         **_steps(snapshot),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from smcssm.core import AbstractPrior
+from smcssm.readout import folded
 from smcssm.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -19,7 +21,17 @@ def posterior(snapshot: Snapshot, draws: int = 1000, seed: int = 0) -> xr.Datase
     Systematic resampling, shuffled: neighbouring draws are not copies of one particle.
     """
     chosen = resampled(snapshot.weights(), draws, np.random.default_rng(seed))
-    return as_draws(snapshot.smc.prior, snapshot.theta(), chosen)
+    return with_folded(snapshot, snapshot.theta(), chosen, folded.posterior, seed)
+
+
+def with_folded(
+    snapshot: Snapshot, theta: dict[str, np.ndarray], chosen: np.ndarray, law: Callable[[Snapshot], Any], seed: int
+) -> xr.Dataset:
+    """Chosen particles of the hyperparameters, and a draw for each of what the model has folded into its state."""
+    draws = as_draws(snapshot.smc.prior, theta, chosen)
+    if not folded.variables(snapshot):
+        return draws
+    return draws.assign(folded.as_draws(snapshot, law(snapshot), chosen, seed)).assign_coords(folded.coords(snapshot))
 
 
 def as_draws(prior: AbstractPrior, theta: dict[str, np.ndarray], chosen: np.ndarray) -> xr.Dataset:

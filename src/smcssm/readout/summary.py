@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smcssm.core import AbstractPrior
+from smcssm.readout import folded
 from smcssm.readout.error import is_known, of_mean
 from smcssm.snapshot import Snapshot
 
@@ -18,7 +19,7 @@ LEVELS = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 
 
 def summary(snapshot: Snapshot) -> pd.DataFrame:
-    """Weighted mean, sd, quantiles and Monte Carlo error of every named quantity of the prior.
+    """Weighted mean, sd, quantiles and Monte Carlo error of every named quantity of the prior, and of what is folded.
 
     ``mcse`` is the Monte Carlo standard error of the mean: between runs when there are at least two, else between
     groups of particles and at least sd / sqrt(ESS), which alone does not see earlier moves; NaN where too few particles
@@ -31,6 +32,7 @@ def summary(snapshot: Snapshot) -> pd.DataFrame:
     for name, values in snapshot.theta().items():
         for label, index in labels(snapshot.smc.prior, name, values.shape[:-2]):
             rows[label] = _row(values[index], w, snapshot.smc.groups)
+    rows |= dict(folded.rows(snapshot, np.array(list(LEVELS.values()))))
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "sd", *LEVELS, "mcse"])
     return table if known else table.assign(mcse=np.nan)
 

@@ -1,0 +1,94 @@
+"""How good the one-step forecasts were: running sums over all observations, kept with each row of the record.
+
+Every row holds the sums up to itself. So the last row has those of the whole stream, however short the record; a call
+that fails changes nothing; and the difference of two rows scores what lies between: leave-future-out
+cross-validation (Bürkner, Gabry & Vehtari 2020, doi:10.1080/00949655.2020.1783262) without a refit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import ndtr
+from scipy.stats import chi2
+
+from smcssm.errors import ModelError
+from smcssm.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BINS = 10  # of the PIT
+COVERAGE = {"coverage_50": 0.5, "coverage_90": 0.9}
+_SUMS = ("n", "crps", "squared_error", *COVERAGE)
+
+
+def running(y: np.ndarray, mean: np.ndarray, sd: np.ndarray, pit: np.ndarray, before: np.ndarray | None) -> np.ndarray:
+    """Sums ``[t, channel, :]`` after each row of a block ``[t, channel]``, NaN missing, that follows ``before``."""
+    seen = ~np.isnan(y)
+    columns = [seen, crps_of_normal(y, mean, sd), (y - mean) ** 2]
+    columns += [np.abs(pit - 0.5) <= level / 2 for level in COVERAGE.values()]
+    bins = np.minimum((np.nan_to_num(pit) * _BINS).astype(int), _BINS - 1)
+    columns += [bins == b for b in range(_BINS)]
+    rows = np.where(seen[..., None], np.stack(columns, axis=-1), 0.0)
+    if before is not None:
+        rows[:1] += before
+    return np.cumsum(rows, axis=0)
+
+
+def crps_of_normal(y: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Continuous ranked probability score of N(mean, sd²) (Gneiting & Raftery 2007, doi:10.1198/016214506000001437)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u = (y - mean) / sd
+    density = np.exp(-0.5 * u**2) / np.sqrt(2 * np.pi)
+    return sd * (u * (2 * ndtr(u) - 1) + 2 * density - 1 / np.sqrt(np.pi))
+
+
+def scores(snapshot: Snapshot, since: int = 0) -> pd.DataFrame:
+    """Scores of the one-step forecasts of observations ``since`` + 1 to t, a row for each channel.
+
+    ``n`` values that were there; ``log_score``, their mean log predictive density (in the row ``joint``, of all
+    channels together, and there per observation; its sum is ``log_evidence`` for since=0); ``crps`` of the normal law
+    with the forecast's mean and sd, and ``rmse``, means, lower is better; ``coverage_50`` and ``coverage_90``, the
+    share of values in the central 50% and 90% of their forecasts; ``calibration``, the p-value of a chi-squared test
+    that the PIT is uniform over ten bins.
+    """
+    import pandas as pd
+
+    if snapshot.record is None:
+        raise ModelError("this engine keeps no record: build it with record=10_000, or as many steps as you need")
+    channels = list(snapshot.smc.filter.model.channel_names)
+    rows = {c: _row(sums) for c, sums in zip(channels, _between(snapshot, "scores", since), strict=True)}
+    total, n = float(_between(snapshot, "log_score", since)), int(_between(snapshot, "scored", since))
+    rows["joint"] = {"n": float(n), "log_score": total / n if n else np.nan}
+    if len(channels) == 1:
+        rows[channels[0]]["log_score"] = rows["joint"]["log_score"]
+    columns = ["n", "log_score", "crps", "rmse", *COVERAGE, "calibration"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype({"n": int})
+
+
+def _between(snapshot: Snapshot, column: str, since: int) -> np.ndarray:
+    """What a running sum has grown by."""
+    assert snapshot.record is not None
+    if not snapshot.record:
+        return np.zeros(
+            (len(snapshot.smc.filter.model.channel_names), len(_SUMS) + _BINS) if column == "scores" else ()
+        )
+    times, sums = snapshot.record["t"], snapshot.record[column]
+    if since == 0:
+        return np.asarray(sums[-1])
+    if not times[0] <= since <= times[-1]:
+        raise ModelError(f"scores(since={since}): the record holds observations {times[0]} to {times[-1]}")
+    return np.asarray(sums[-1] - sums[since - times[0]])
+
+
+def _row(sums: np.ndarray) -> dict[str, float]:
+    named, bins = dict(zip(_SUMS, sums.tolist(), strict=False)), sums[len(_SUMS) :]
+    n = named["n"]
+    if n == 0:
+        return {"n": 0.0}
+    expected = n / _BINS
+    p_value = chi2.sf(np.sum((bins - expected) ** 2) / expected, _BINS - 1)
+    means = {name: named[name] / n for name in ("crps", *COVERAGE)}
+    return {"n": n, "rmse": (named["squared_error"] / n) ** 0.5, "calibration": float(p_value), **means}
