@@ -23,6 +23,7 @@ from smcssm.errors import InputError, ModelError
 from smcssm.ingest import future, one, to_block
 from smcssm.journal import Journal
 from smcssm.late import Policy, Refuse
+from smcssm.over_runs import across, log_mean, over_runs
 from smcssm.readout.scores import running
 from smcssm.record import Ring, StepInfo, StepInfos
 from smcssm.runtime import Rows, Runtime
@@ -239,7 +240,7 @@ class Engine:
     @property
     def log_evidence(self) -> float:
         """log p(y_1:t), relative to the normalised prior; averaged over runs on the scale of the evidence."""
-        return float(_log_mean(self._runtime.state.log_evidence))
+        return float(log_mean(self._runtime.state.log_evidence))
 
     @property
     def log_evidence_sd(self) -> float:
@@ -300,10 +301,10 @@ class Engine:
 
     def _report(self, block: Observation, t: int, rows: Rows) -> StepInfos:
         """What a call tells, and its place in the record; before the call is committed."""
-        infos, quantiles = _over_runs(rows, t, len(self.model.channel_names))
+        infos, quantiles = over_runs(rows, t, len(self.model.channel_names))
         if self._ring is not None:
             seen = block.mask[..., 0] & (rows.row.status[:, None, 0] != Status.IMPOSSIBLE)
-            y, least = np.where(seen, block.y[..., 0], np.nan), _across(np.min, rows.row.least_ess)
+            y, least = np.where(seen, block.y[..., 0], np.nan), across(np.min, rows.row.least_ess)
             sums = self._scored(t, y, infos)
             self._ring.write(t, {**vars(infos), "y": y, "least_ess": least, "quantiles": quantiles, **sums})
         return infos
@@ -466,38 +467,3 @@ class Engine:
             self._runtime.reset(self._seed)
             self._ring = None if self._ring is None else Ring(self._ring.capacity)
             self._told = set()
-
-
-def _log_mean(log_values: np.ndarray) -> Any:
-    """Log of the mean over the last axis."""
-    if log_values.shape[-1] == 1:
-        return log_values[..., 0]
-    top = log_values.max(axis=-1, keepdims=True)
-    return top[..., 0] + np.log(np.mean(np.exp(log_values - top), axis=-1))
-
-
-def _across(how: Any, values: np.ndarray) -> np.ndarray:
-    """A reduction over runs; of one run, its own values."""
-    return values[..., 0] if values.shape[-1] == 1 else how(values, axis=-1)
-
-
-def _over_runs(rows: Rows, t: int, n_channels: int) -> tuple[StepInfos, np.ndarray]:
-    """Independent runs averaged; log-predictives add up to the log evidence."""
-    row, accepted = rows.row, np.ma.masked_invalid
-    mean = _across(np.mean, row.predictive_mean)
-    between = _across(np.var, row.predictive_mean) if row.ess.shape[-1] > 1 else 0.0
-    sd = np.sqrt(_across(np.mean, row.predictive_sd**2) + between)
-    pit = _across(np.mean, row.pit)
-    mean, sd, pit = (a[:, 0] if n_channels == 1 else a for a in (mean, sd, pit))
-    infos = StepInfos(
-        t=t + 1 + np.arange(len(row.ess)),
-        log_predictive=np.diff(_log_mean(rows.log_evidence)),
-        predictive_mean=mean,
-        predictive_sd=sd,
-        pit=pit,
-        ess=_across(np.sum, row.ess),
-        moved=_across(np.any, rows.moved),
-        acceptance=_across(lambda a, axis: accepted(a).mean(axis).filled(np.nan), rows.acceptance),
-        status=_across(np.max, row.status),
-    )
-    return infos, _across(np.mean, row.quantiles)
