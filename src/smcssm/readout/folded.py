@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy.special import ndtr
 
 from smcssm.readout.error import of_mean
 from smcssm.snapshot import Snapshot
@@ -86,6 +85,8 @@ def rows(snapshot: Snapshot, levels: np.ndarray) -> Iterator[tuple[str, list[flo
 
 def _quantile(m: np.ndarray, s: np.ndarray, p: np.ndarray, level: float) -> float:
     """Of a mixture of N(m, s²), by bisection; s = 0 is a point."""
+    from scipy.special import ndtr
+
     low, high = np.min(m - 10 * s), np.max(m + 10 * s)
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)

@@ -10,8 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtr
-from scipy.stats import chi2
 
 from smcssm.errors import ModelError
 from smcssm.snapshot import Snapshot
@@ -39,6 +37,8 @@ def running(y: np.ndarray, mean: np.ndarray, sd: np.ndarray, pit: np.ndarray, be
 
 def crps_of_normal(y: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Continuous ranked probability score of N(mean, sd²) (Gneiting & Raftery 2007, doi:10.1198/016214506000001437)."""
+    from scipy.special import ndtr
+
     with np.errstate(divide="ignore", invalid="ignore"):
         u = (y - mean) / sd
     density = np.exp(-0.5 * u**2) / np.sqrt(2 * np.pi)
@@ -89,6 +89,8 @@ def _row(sums: np.ndarray) -> dict[str, float]:
     if n == 0:
         return {"n": 0.0}
     expected = n / _BINS
+    from scipy.stats import chi2
+
     p_value = chi2.sf(np.sum((bins - expected) ** 2) / expected, _BINS - 1)
     means = {name: named[name] / n for name in ("crps", *COVERAGE)}
     return {"n": n, "rmse": (named["squared_error"] / n) ** 0.5, "calibration": float(p_value), **means}
