@@ -77,7 +77,7 @@ def test_no_import_cycles():
 
 
 def test_importing_smcssm_loads_nothing_heavy():
-    heavy = {"pymc", "pytensor", "numpyro", "ray", "matplotlib", "arviz", "blackjax"}
+    heavy = {"pymc", "pytensor", "numpyro", "ray", "matplotlib", "arviz", "blackjax", "scipy"}
     code = f"import sys, smcssm; smcssm.Engine; print(*sorted(sys.modules.keys() & {heavy}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.split() == []
