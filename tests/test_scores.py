@@ -85,3 +85,14 @@ def test_models_are_compared_by_their_evidence():
         ss.compare(engines)
     with pytest.raises(ModelError, match="at least two"):
         ss.compare({"a": engines["wide"]})
+
+
+def test_late_rows_are_not_scored_as_forecasts():
+    engine = ss.Engine(ss.models.LocalLevel(0.0, 10.0), n_particles=64, late=ss.late.Revise(4))
+    engine.update([0.1, 0.4, -0.3, 0.2], time=[0.0, 1.0, 2.0, 4.0])
+    before = engine.scores()
+    engine.step(0.3, time=3.0)
+    engine.step(0.5, time=5.0)
+    after = engine.scores()
+    assert after.loc["y", "n"] == before.loc["y", "n"] + 1
+    assert np.isfinite(after.loc["y", ["crps", "rmse"]].astype(float)).all()

@@ -24,7 +24,7 @@ _SUMS = ("n", "crps", "squared_error", *COVERAGE)
 
 def running(y: np.ndarray, mean: np.ndarray, sd: np.ndarray, pit: np.ndarray, before: np.ndarray | None) -> np.ndarray:
     """Sums ``[t, channel, :]`` after each row of a block ``[t, channel]``, NaN missing, that follows ``before``."""
-    seen = ~np.isnan(y)
+    seen = ~np.isnan(y) & ~np.isnan(mean)  # of late rows there was no forecast
     columns = [seen, crps_of_normal(y, mean, sd), (y - mean) ** 2]
     columns += [np.abs(pit - 0.5) <= level / 2 for level in COVERAGE.values()]
     bins = np.minimum((np.nan_to_num(pit) * _BINS).astype(int), _BINS - 1)
