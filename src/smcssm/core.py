@@ -19,7 +19,7 @@ import abc
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, ClassVar, NamedTuple, no_type_check
 
 import equinox as eqx
 import jax
@@ -42,11 +42,12 @@ class Status(enum.IntEnum):
     BRIDGING = 1  # a surprising observation still enters with an exponent below one
     LAGGING = 2  # the population had almost no effective size left when its challengers had caught up
     SLOW_MIXING = 3  # a move stopped before its particles were decorrelated
-    SUSPECT = 4  # the evidence disagrees with importance sampling by the challengers
-    NOT_POSITIVE_DEFINITE = 5  # some particles had a singular innovation covariance and were given weight zero
-    NOT_FINITE = 6  # some particles had a log-likelihood of NaN and were given weight zero
-    IMPOSSIBLE = 7  # zero likelihood for every particle, or too far off to bridge: the observation was not taken
-    DROPPED = 8  # it was late, and late observations are dropped
+    NOISY = 4  # likelihood estimates are too noisy for moves, and max_inner allows no more inner particles
+    SUSPECT = 5  # the evidence disagrees with importance sampling by the challengers
+    NOT_POSITIVE_DEFINITE = 6  # some particles had a singular innovation covariance and were given weight zero
+    NOT_FINITE = 7  # some particles had a log-likelihood of NaN and were given weight zero
+    IMPOSSIBLE = 8  # zero likelihood for every particle, or too far off to bridge: the observation was not taken
+    DROPPED = 9  # it was late, and late observations are dropped
 
 
 @no_type_check  # JAX fills it with placeholders
@@ -167,10 +168,19 @@ class AbstractFilter(eqx.Module):
     """The inner filter: p(x_t | y_1:t, theta) and the likelihood, for all particles of all series at once."""
 
     model: eqx.AbstractVar[AbstractModel]
+    exact: ClassVar[bool] = True
+    """Whether ``log_lik`` is that of the model; otherwise its exponential is an estimate without bias, by ``key``."""
+    gaussian: ClassVar[bool] = True
+    """Whether, for each particle, the one-step predictive of every channel is Gaussian."""
 
     @abc.abstractmethod
-    def init(self, key: Array, params: PyTree[Array], obs: Observation) -> PyTree[Array]:
-        """The belief before the first observation; ``obs`` is a blank record. ``key`` is ``[s]`` keys."""
+    def init(
+        self, key: Array, params: PyTree[Array], obs: Observation, like: PyTree[Array] | None = None
+    ) -> PyTree[Array]:
+        """The belief before the first observation; ``obs`` is a blank record. ``key`` is ``[s]`` keys.
+
+        A filter with inner particles takes as many as the belief ``like`` has, its own number by default.
+        """
 
     @abc.abstractmethod
     def step(
@@ -190,6 +200,26 @@ class AbstractFilter(eqx.Module):
     @abc.abstractmethod
     def moments(self, belief: PyTree[Array]) -> tuple[Float[Array, "x s n"], Float[Array, "x s n"]]:
         """Mean and standard deviation of every state, for each particle."""
+
+    def regimes(self, belief: PyTree[Array]) -> Float[Array, "k s n"] | None:
+        """Probability of every regime of the model, for each particle. A hook: most models have none."""
+        del belief
+        return None
+
+    def inner(self, belief: PyTree[Array]) -> int:
+        """How many inner particles a belief has. A hook: exact filters have none."""
+        del belief
+        return 0
+
+    @abc.abstractmethod
+    def draw(self, key: Array, belief: PyTree[Array]) -> PyTree[Array]:
+        """One draw of the whole state x_t (regime included) given y_1:t, for each particle."""
+
+    @abc.abstractmethod
+    def simulate(
+        self, key: Array, params: PyTree[Array], state: PyTree[Array], obs: Observation
+    ) -> tuple[PyTree[Array], Float[Array, "x s n"], Float[Array, "y s n"]]:
+        """The state that follows a draw over ``obs.dt``, its values by ``model.state_names``, and y drawn from it."""
 
 
 class AbstractProposal(eqx.Module):

@@ -10,10 +10,11 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Int, PyTree
 
 from smcssm import kalman
-from smcssm.core import AbstractFilter, AbstractLinearGaussian, FilterInfo, Observation, Status, in_turn
+from smcssm.core import AbstractFilter, AbstractLinearGaussian, FilterInfo, Observation, Status, System, in_turn
 from smcssm.gaussian import Gaussian
 from smcssm.kalman.smoother import Backward
 from smcssm.linalg import rows, stack, vector
+from smcssm.linalg.entries import matvec
 
 
 class Kalman(AbstractFilter):
@@ -25,12 +26,14 @@ class Kalman(AbstractFilter):
     model: AbstractLinearGaussian
     blocks: int = 1
 
-    def init(self, key: Array, params: PyTree[Array], obs: Observation) -> Gaussian:
+    def init(
+        self, key: Array, params: PyTree[Array], obs: Observation, like: PyTree[Array] | None = None
+    ) -> Gaussian:
         """N(m0, chol_P0 chol_P0')."""
         del key
         m0, chol_P0 = self.model.initial(params, obs)
-        like = jnp.zeros(jax.tree.leaves(params)[0].shape[-2:], obs.y.dtype)
-        return Gaussian(stack(vector(m0), like), stack(rows(chol_P0), like))
+        zero = jnp.zeros(jax.tree.leaves(params)[0].shape[-2:], obs.y.dtype)
+        return Gaussian(stack(vector(m0), zero), stack(rows(chol_P0), zero))
 
     def step(
         self, key: Array, params: PyTree[Array], belief: Gaussian, obs: Observation
@@ -65,3 +68,37 @@ class Kalman(AbstractFilter):
     def moments(self, belief: Gaussian) -> tuple[Float[Array, "x s n"], Float[Array, "x s n"]]:
         """Mean and sd of every state."""
         return belief.mean, belief.sd
+
+    def draw(self, key: Array, belief: Gaussian) -> Float[Array, "x s n"]:
+        """x ~ N(mean, chol chol')."""
+        return belief.mean + jnp.sum(belief.chol * normal(key, belief.mean)[None], axis=1)
+
+    def simulate(
+        self, key: Array, params: PyTree[Array], state: Float[Array, "x s n"], obs: Observation
+    ) -> tuple[Float[Array, "x s n"], Float[Array, "x s n"], Float[Array, "y s n"]]:
+        """The equations that `core` states."""
+        x, y = simulate(key, self.model.matrices(params, obs), state, obs)
+        return x, x, y
+
+
+def simulate(
+    key: Array, system: System, x: Float[Array, "x *m s n"], obs: Observation
+) -> tuple[Float[Array, "x *m s n"], Float[Array, "y *m s n"]]:
+    """The next state, which stays the same over dt = 0, and an observation of it."""
+    like = x[0]
+    key_x, key_y = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
+
+    def noisy(key: Array, A: Any, x: Array, b: Any, root: Any) -> Array:
+        """A x + b + root e."""
+        root = rows(root)
+        e = normal(key, jnp.broadcast_to(like, (len(root[0]), *like.shape)))
+        return stack(matvec(rows(A), list(x)), like) + stack(vector(b), like) + stack(matvec(root, list(e)), like)
+
+    x = jnp.where((obs.dt == 0)[None], x, noisy(key_x, system.F, x, system.c, system.chol_Q))
+    return x, noisy(key_y, system.H, x, system.d, system.chol_R)
+
+
+def normal(key: Array, like: Float[Array, "*t s n"]) -> Float[Array, "*t s n"]:
+    """Standard normal numbers, of each series by its own key."""
+    shape = (*like.shape[:-2], like.shape[-1])
+    return jnp.moveaxis(jax.vmap(lambda k: jax.random.normal(k, shape, like.dtype))(key), 0, -2)

@@ -130,7 +130,7 @@ def start(
         return from_folds(z, n_series), from_folds(log_q, n_series)
 
     z, log_q = (_in_a_row(a) for a in jax.vmap(one_set)(keys))
-    params, belief = particles(smc, init_key, z, blank_like(first))
+    params, belief = particles(smc, init_key, z, blank_like(first), population.belief)
     zero = jnp.zeros_like(log_q)
     drawn = Challengers(z, params, belief, zero, zero, Lag(belief, zero) if smc.horizon else None)
     anew = jnp.repeat(due, each)

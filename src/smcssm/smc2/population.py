@@ -138,12 +138,14 @@ def log_prior(smc: SMC2, z: Float[Array, "z s n"]) -> Float[Array, "s n"]:
 
 
 
-def particles(smc: SMC2, key: Array, z: Float[Array, "z s n"], blank: Observation) -> tuple[PyTree, PyTree]:
-    """Cached parameters and initial beliefs at z."""
+def particles(
+    smc: SMC2, key: Array, z: Float[Array, "z s n"], blank: Observation, like: PyTree | None = None
+) -> tuple[PyTree, PyTree]:
+    """Cached parameters and initial beliefs at z, these with as many inner particles as the belief ``like``."""
     theta = at_each_particle(smc.prior.constrain)(z)
     params = at_each_particle(smc.filter.model.params)(theta)
     params = jax.tree.map(lambda a: a.astype(smc.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, params)
-    return params, smc.filter.init(key, params, at_particles(blank))
+    return params, smc.filter.init(key, params, at_particles(blank), like)
 
 
 

@@ -109,7 +109,7 @@ def _move(smc: SMC2, population: Population, history: History, since: Any) -> tu
 
 def _placed(smc: SMC2, fresh: Population, z: Array, first: Any, t: Array) -> Population:
     """Particles at z that have seen nothing yet, all of the same weight."""
-    params, belief = particles(smc, stream(fresh.key, Stream.INIT), z, blank_like(first))
+    params, belief = particles(smc, stream(fresh.key, Stream.INIT), z, blank_like(first), fresh.belief)
     zero = jnp.zeros_like(fresh.log_weight)
     changed = (fresh.t + t, z, params, belief, zero)
     return eqx.tree_at(lambda p: (p.t, p.z, p.params, p.belief, p.log_weight), fresh, changed)

@@ -117,7 +117,7 @@ def draw(
     z_new = jax.vmap(proposal.propose)(keys, tuning, z)
     backward, forward = (jax.vmap(proposal.log_density)(tuning, *pair) for pair in ((z, z_new), (z_new, z)))
     z_new = from_folds(z_new, n_series)
-    params, belief = particles(smc, fold_in(key, 2), z_new, blank_like(first))
+    params, belief = particles(smc, fold_in(key, 2), z_new, blank_like(first), population.belief)
     zero = jnp.zeros_like(population.log_lik)
     return Challengers(z_new, params, belief, zero, zero), from_folds(backward - forward, n_series)
 
