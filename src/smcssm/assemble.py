@@ -73,6 +73,7 @@ def smc2(  # noqa: PLR0913
     when.check(move, inner)
     check_forgetting(forgetting, when)
     check_late(late, model, when, kernel, forgetting)
+    check_random(inner, late, kernel, forgetting)
     groups = groups_for(n_particles, chosen.size)
     smc = SMC2(
         prior=chosen,
@@ -129,8 +130,25 @@ def check_late(
         raise ModelError(f"late={late!r} cannot be combined with {why}")
 
 
+def check_random(filter: AbstractFilter, late: Any, kernel: AbstractKernel, forgetting: float) -> None:
+    """What a likelihood that is only estimated can bear: everything that takes the estimate once, as it is."""
+    why = None
+    if filter.exact:
+        return
+    if isinstance(kernel, AbstractGradient):
+        why = f"move={kernel!r}: an estimate has no useful gradient. Use moves.Metropolis()"
+    elif isinstance(late, Revise):
+        why = f"late={late!r}: the estimate would have to be made anew. Use late.Drop() or late.Refuse()"
+    elif forgetting < 1:
+        why = f"forgetting={forgetting}: the power of an estimate without bias has one"
+    if why is not None:
+        raise ModelError(f"{type(filter).__name__} estimates the likelihood, and cannot be combined with {why}")
+
+
 def check_warm_start(smc: SMC2) -> None:
     """A target that draws of the ordinary posterior are draws of, and a history to check them with."""
+    if not smc.filter.exact:
+        raise ModelError(f"a warm start needs the likelihood of each draw; {type(smc.filter).__name__} estimates it")
     if smc.forgetting < 1:
         raise ModelError(f"forgetting={smc.forgetting}: draws of the whole posterior are none of a forgetful one")
     if smc.schedule.remembers is not None:

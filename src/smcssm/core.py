@@ -222,6 +222,18 @@ class AbstractFilter(eqx.Module):
         """The state that follows a draw over ``obs.dt``, its values by ``model.state_names``, and y drawn from it."""
 
 
+class AbstractRandomFilter(AbstractFilter):
+    """A filter whose likelihood is an estimate, by inner particles: the axis before the last two of every leaf.
+
+    Moves carry the estimate (Andrieu, Doucet & Holenstein 2010), so that the posterior is exact for any number of inner
+    particles; where the estimates become too noisy for moves, their number doubles, up to ``max_inner``.
+    """
+
+    max_inner: eqx.AbstractVar[int]
+    exact: ClassVar[bool] = False
+    gaussian: ClassVar[bool] = False
+
+
 class AbstractProposal(eqx.Module):
     """q(z_new | z), fitted to one weighted population ``[z, n]``; mapped over series by its caller."""
 

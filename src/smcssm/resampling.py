@@ -51,11 +51,15 @@ def largest_exponent(
     return jnp.where(enough(room), room, room * jnp.exp(low))
 
 
-def systematic(key: Array, log_weight: Float[Array, " n"]) -> Int[Array, " n"]:
-    """Ancestors of one population; particle i is drawn floor or ceil of n times its weight, without bias."""
+def systematic(key: Array, log_weight: Float[Array, " n"], count: int | None = None) -> Int[Array, " m"]:
+    """Ancestors of ``count`` draws, by default as many as there are particles.
+
+    Particle i is drawn floor or ceil of ``count`` times its weight, without bias.
+    """
     n = log_weight.shape[-1]
+    count = n if count is None else count
     cumulative = jnp.cumsum(normalise(log_weight))
-    points = (jnp.arange(n) + jax.random.uniform(key, dtype=cumulative.dtype)) / n
+    points = (jnp.arange(count) + jax.random.uniform(key, dtype=cumulative.dtype)) / count
     return jnp.searchsorted(cumulative / cumulative[-1], points, side="right").clip(0, n - 1)
 
 

@@ -52,6 +52,12 @@ class Snapshot(NamedTuple):
             mean, sd = compiled(_moments, self.smc)(self.population.belief)
             return np.asarray(mean), np.asarray(sd)
 
+    def regimes(self) -> np.ndarray | None:
+        """Filtered probability of every regime at the particles, ``[k, runs, n]``; None of a model without."""
+        with jax.enable_x64(True):
+            found = compiled(_regimes, self.smc)(self.population.belief)
+            return None if found is None else np.asarray(found)
+
     def log_evidence(self) -> np.ndarray:
         """log p(y_1:t) of each run."""
         return self.log_evidences
@@ -64,6 +70,10 @@ def _weights(smc: SMC2, population: Population) -> jnp.ndarray:
 
 def _constrain(smc: SMC2, z: Any) -> dict[str, jnp.ndarray]:
     return at_each_particle(smc.prior.constrain)(z)
+
+
+def _regimes(smc: SMC2, belief: Any) -> Any:
+    return smc.filter.regimes(belief)
 
 
 def _moments(smc: SMC2, belief: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Forecasts of future observations: an exact mixture over the particles."""
+"""Forecasts of future observations: an exact mixture over the particles where each one's is Gaussian, or draws."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from smcssm.core import Observation
+from smcssm.readout.paths import paths
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.population import SMC2, Population, Stream, at_particles, stream
 from smcssm.snapshot import Snapshot
@@ -21,16 +22,24 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+DRAWS = 20_000
+
+
 def forecast(snapshot: Snapshot, future: Observation, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> xr.Dataset:
     """Mean, sd and quantiles of y_t+1 .. y_t+h, hyperparameters and state integrated out.
 
-    Each particle's predictive is Gaussian; quantiles invert the mixture's distribution function (no moment matching).
-    ``future`` is a block of h records whose values are all missing.
+    Where each particle's predictive is Gaussian, quantiles invert the mixture's distribution function (no moment
+    matching); otherwise they are those of ``DRAWS`` paths. ``future`` is a block of h records whose values are all
+    missing.
     """
     import xarray as xr
 
     h = len(future.dt)
     levels = np.asarray(quantiles, float)
+    if not snapshot.smc.filter.gaussian:
+        y = paths(snapshot, future, DRAWS)["draws"]
+        q = y.quantile(levels, dim="draw").transpose("step", "channel", "quantile")
+        return xr.Dataset({"mean": y.mean("draw"), "sd": y.std("draw"), "quantiles": q})
     with jax.enable_x64(True):
         size = 1 << max(h - 1, 0).bit_length()  # few shapes, so few compilations
         padded = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], size - h, axis=0)]), future)

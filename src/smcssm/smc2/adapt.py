@@ -155,6 +155,17 @@ def climb(
     return new, due & ((new.phi < 1) | short)
 
 
+def distinct_sample_size(z: Float[Array, "z s n"], log_weight: Float[Array, "s n"]) -> Float[Array, " s"]:
+    """The effective sample size where copies of a particle count as one."""
+
+    def one(z: Float[Array, " n"], w: Float[Array, " n"]) -> Float[Array, ""]:
+        order = jnp.argsort(z)
+        number = jnp.cumsum(jnp.diff(z[order], prepend=z[order[:1]]) != 0)
+        return 1 / jnp.sum(jax.ops.segment_sum(w[order], number, len(z)) ** 2)
+
+    return jax.vmap(one)(z[0], normalise(log_weight))
+
+
 def mixing(
     smc: SMC2, start: Float[Array, "z s n"], population: Population
 ) -> tuple[Float[Array, " s"], Float[Array, " s"], Int[Array, " s"]]:

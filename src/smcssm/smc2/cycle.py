@@ -7,14 +7,25 @@
                     min(1, prior(theta') L(theta') q(theta) / prior(theta) L(theta) q(theta'))
                 if phi < 1 and three quarters have moved since it last rose: raise it as far as half of the ESS allows
 
+    if the population is astray and the challengers are a good importance sample of the whole posterior:
+        they replace it, and their estimate the evidence
+
 Given what was known at the start the challengers are independent of the population, so each set is one sweep of an
 independence sampler, whatever the target has become since: p(theta | y_1:t) is left invariant. They are also an
-importance sample of the posterior, which checks the evidence for nothing.
+importance sample of the whole posterior, properly weighted by prior L / q, which checks the evidence for nothing.
+
+Where the posterior runs away from the population faster than cycles can follow (a break in the data, say), weights and
+then evidence are of a few particles. Such a population is astray: it lags, is still bridging, consists of copies, is
+unsure of its evidence or contradicts importance sampling. The next q is then fitted to the challengers' importance
+weights, flattened as far as their number demands, if they know more of the whole posterior than the population does:
+adaptive importance sampling (Cappe, Guillin, Marin & Robert 2004, doi:10.1198/106186004X12803), a draw from which is
+independent of the population all the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, no_type_check
 
 import equinox as eqx
@@ -24,14 +35,36 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
 from smcssm.core import AbstractProposal, Observation, Status
 from smcssm.history import Chunk
-from smcssm.resampling import effective_sample_size, log_mean_weight, pareto_shape
-from smcssm.smc2.adapt import carried, climb, from_folds, group_variance, in_folds, mixing, resample
+from smcssm.resampling import effective_sample_size, log_mean_weight, normalise, pareto_shape, systematic
+from smcssm.smc2 import exchange
+from smcssm.smc2.adapt import (
+    carried,
+    climb,
+    distinct_sample_size,
+    from_folds,
+    gather,
+    group_variance,
+    in_folds,
+    mixing,
+    resample,
+)
 from smcssm.smc2.challengers import Challengers, accept, take, tempered_log_density, with_lag_here
 from smcssm.smc2.kernels.metropolis import blank_like, fit
-from smcssm.smc2.population import SMC2, Lag, Population, Stream, particles, select, sort_marginals, stream
+from smcssm.smc2.population import (
+    SMC2,
+    Lag,
+    Population,
+    Stream,
+    at_full_exponent,
+    particles,
+    select,
+    sort_marginals,
+    stream,
+)
 from smcssm.smc2.report import Row
 
 CLOSED = 2**62  # the first row of a pool that is not open
+UNSURE = 0.25  # variance of the log evidence from which on importance sampling may well know better
 
 
 @no_type_check  # JAX fills it with placeholders
@@ -43,8 +76,8 @@ class Cycle:
     ``challengers`` are K sets of N one after the other, ``log_q`` their proposal density under ``tuning``, which has
     the folds of all series in front. ``at`` of ``rows`` rows of history have been taken, ``work`` of them with the
     last observation. ``since`` is the first row of the open pool. ``fresh`` marks a surprise that came in mid-cycle,
-    ``unmoved`` the share of particles that have not moved
-    since the last trigger or rise of phi.
+    ``astray`` a population that its last challengers know better than, ``unmoved`` the share of particles that have not
+    moved since the last trigger or rise of phi.
     """
 
     active: Bool[Array, " s"]
@@ -54,11 +87,19 @@ class Cycle:
     budget: Int[Array, " s"]
     since: Int[Array, " s"]
     fresh: Bool[Array, " s"]
+    astray: Bool[Array, " s"]
     unmoved: Float[Array, " s"]
     key: UInt[Array, "s k"]
     tuning: PyTree[Array]
     challengers: Challengers
     log_q: Float[Array, "s n"]
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Twins(Cycle):
+    """Of every particle one more, at the same theta but with more inner particles: see `exchange`."""
 
 
 class Feed(NamedTuple):
@@ -99,6 +140,7 @@ def idle(smc: SMC2, proposal: AbstractProposal, sets: int, budget: int, populati
         budget=zero + budget,
         since=zero + CLOSED,
         fresh=zero > 0,
+        astray=zero > 0,
         unmoved=jnp.ones_like(population.phi),
         key=population.key,
         tuning=fit(smc, proposal, population),
@@ -118,7 +160,7 @@ def start(
 ) -> Cycle:
     """Fit q and draw challengers in the series that are due."""
     like, n_series = in_folds(smc, population.z), len(population.t)
-    tuning, each = fit(smc, proposal, population), len(like) // n_series
+    tuning, each = _tuning(smc, proposal, cycle, population), len(like) // n_series
     uses = (stream(population.key, Stream.CHALLENGERS, population.t, use) for use in range(3))
     draw_key, init_key, step_key = uses
     keys = jax.vmap(lambda k: jax.random.split(k, sets * each))(draw_key)  # [s, sets * folds of a series]
@@ -142,6 +184,48 @@ def start(
         tuning=jax.tree.map(lambda a, b: jnp.where(_like(anew, a), a, b), tuning, cycle.tuning),
         challengers=select(due, drawn, cycle.challengers),
         log_q=select(due, log_q, cycle.log_q),
+    )
+
+
+def _tuning(smc: SMC2, proposal: AbstractProposal, cycle: Cycle, population: Population) -> PyTree[Array]:
+    """Of the next proposal: fitted to the population, or to the last challengers where it is astray."""
+
+    def of_both() -> PyTree[Array]:
+        z, log_weight = (_together(smc.folds, a, population.z) for a in (cycle.challengers.z, _whole(smc, cycle)))
+        anew = fit(smc, proposal, replace(population, z=z, log_weight=log_weight))
+        here = jnp.repeat(cycle.astray, smc.folds)
+        return jax.tree.map(lambda a, b: jnp.where(_like(here, a), a, b), anew, of_one())
+
+    def of_one() -> PyTree[Array]:
+        return fit(smc, proposal, population)
+
+    return jax.lax.cond(jnp.any(cycle.astray), of_both, of_one)
+
+
+def _whole(smc: SMC2, cycle: Cycle) -> Float[Array, "s n"]:
+    """Log importance weights of the challengers under the whole posterior; NaN made -inf."""
+    phi = jnp.ones(cycle.at.shape)
+    log_weight = tempered_log_density(smc, phi, cycle.challengers) - cycle.log_q
+    return jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
+
+
+def twins(smc: SMC2, cycle: Cycle, population: Population, first: Observation) -> Twins:
+    """One set of twins, on its way through history at the largest of the budgets, instead of any challengers."""
+    challengers, everywhere = exchange.twin(smc, population, first, 0), jnp.ones(cycle.at.shape, bool)
+    return Twins(
+        active=everywhere,
+        at=jnp.zeros_like(cycle.at),
+        rows=cycle.rows,
+        work=cycle.work,
+        budget=jnp.zeros_like(cycle.budget) + jnp.max(cycle.budget),
+        since=cycle.since,
+        fresh=~everywhere,
+        astray=~everywhere,
+        unmoved=jnp.ones_like(cycle.unmoved),
+        key=jax.random.key_data(stream(population.key, Stream.CHALLENGERS, population.t, 4)),
+        tuning=(),
+        challengers=challengers,
+        log_q=challengers.log_lik,
     )
 
 
@@ -233,17 +317,85 @@ def judge(
     log_target = tempered_log_density(smc, population.phi, cycle.challengers)
     k, gap, gap_sd = importance(smc, population, log_target - cycle.log_q)
     wrong = jnp.where(k > 0.7, bridged == 1, jnp.abs(gap) > 4 * gap_sd)  # q of a bridge need not fit its end
+    doubtful = lagging | wrong | (bridged < 1) | (_own_variance(smc, population) > UNSURE)
+    astray, replaced, population = rescue(smc, proposal, cycle, population, ready, doubtful)
+    again = again | astray | replaced
     status = jnp.maximum(status, jnp.where(lagging, Status.LAGGING, Status.OK))
-    status = jnp.maximum(status, jnp.where(wrong, Status.SUSPECT, Status.OK))
+    status = jnp.maximum(status, jnp.where(wrong & ~replaced, Status.SUSPECT, Status.OK))
     cycle = replace(
         cycle,
         active=cycle.active & ~ready,
         since=jnp.where(ready & (population.phi == 1), CLOSED, cycle.since),
         unmoved=jnp.where(ready, jnp.where(again, unmoved, 1.0), cycle.unmoved),
+        astray=jnp.where(ready, astray, cycle.astray),
         budget=jnp.where(ready & lagging, 2 * cycle.budget, cycle.budget),
     )
     population = sort_marginals(smc, population)
     return cycle, population, Verdict(rate, correlation, distinct, status, again, k, gap, gap_sd)
+
+
+def rescue(
+    smc: SMC2,
+    proposal: AbstractProposal,
+    cycle: Cycle,
+    population: Population,
+    ready: Bool[Array, " s"],
+    doubtful: Bool[Array, " s"],
+) -> tuple[Bool[Array, " s"], Bool[Array, " s"], Population]:
+    """Let good importance samples replace a doubtful population.
+
+    Returns where the challengers are no good yet but know more than the population, where they have replaced it, and
+    the population. Challengers know nothing of a mode that q has missed: where more than 5% of the population has a
+    larger ratio of posterior to q than any of them, the population is the better one.
+    """
+    n, whole = population.z.shape[-1], _whole(smc, cycle)
+    weight, z = at_full_exponent(population), in_folds(smc, population.z)
+    log_q = from_folds(jax.vmap(proposal.log_density)(cycle.tuning, z, z), len(ready))
+    ratio = tempered_log_density(smc, jnp.ones_like(population.phi), population) - log_q
+    missed = jnp.sum(jnp.where(ratio > jnp.max(whole, axis=-1, keepdims=True), normalise(weight), 0.0), axis=-1) > 0.05
+    own, known = distinct_sample_size(population.z, weight), effective_sample_size(whole)
+    few = max(0.1 * n, 10.0 * len(population.z))
+    astray = ready & ~missed & (doubtful | (own < few))
+    good = astray & (known >= few) & (jax.vmap(pareto_shape)(whole) <= 0.7)
+    return astray & ~good & (known > own), good, select(good, adopt(smc, cycle, population, whole), population)
+
+
+def adopt(smc: SMC2, cycle: Cycle, population: Population, log_weight: Float[Array, "s n"]) -> Population:
+    """The challengers, resampled by their importance weights, as the population; its evidence is then theirs.
+
+    Each group is drawn from the challengers of its own proposal and keeps what they say of the evidence, so that the
+    spread between groups goes on telling the error.
+    """
+    n, groups = population.z.shape[-1], smc.groups
+    log_weight, *challengers = jax.tree.map(
+        lambda a: _together(groups, a, population.z), (log_weight, *carried(cycle.challengers))
+    )
+    grouped = log_weight.reshape(len(log_weight), groups, -1)
+    keys = jax.vmap(lambda k: jax.random.split(k, groups))(stream(population.key, Stream.CHALLENGERS, population.t, 3))
+    ancestors = jax.vmap(jax.vmap(partial(systematic, count=n // groups)))(keys, grouped)
+    ancestors = ancestors + (jnp.arange(groups) * grouped.shape[-1])[None, :, None]
+    mass, total = log_mean_weight(grouped), log_mean_weight(log_weight)
+    zero = jnp.zeros_like(population.log_lik)
+    new = eqx.tree_at(carried, population, tuple(gather(challengers, ancestors.reshape(-1, n))))
+    return replace(
+        new,
+        log_weight=jnp.repeat(mass - total[:, None], n // groups, axis=-1),
+        log_lik=new.log_lik + new.pending,
+        pending=zero,
+        phi=jnp.ones_like(new.phi),
+        log_evidence=total - population.log_mass,
+        evidence_variance=jnp.zeros_like(new.phi),
+        lost=1 / effective_sample_size(log_weight) - 1 / log_weight.shape[-1],
+        eve=jnp.broadcast_to(jnp.arange(n), zero.shape),
+        resamplings=jnp.zeros_like(new.resamplings),
+    )
+
+
+def _together(parts: int, a: Float[Array, "*z s kn"], z: Float[Array, "z s n"]) -> Float[Array, "*z s kn"]:
+    """Challengers of all sets with those of the same group or fold together, as ``adapt`` wants them."""
+    shape = a.shape[:-1]
+    a = a.reshape(*shape, a.shape[-1] // z.shape[-1], parts, -1)
+    return jnp.swapaxes(a, -3, -2).reshape(*shape, -1)
 
 
 def importance(
@@ -256,9 +408,14 @@ def importance(
     log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
     estimate = log_mean_weight(log_weight) - population.log_mass
     relative = 1 / jnp.maximum(effective_sample_size(log_weight), 1.0) - 1 / log_weight.shape[-1]
-    between = population.evidence_variance + group_variance(smc, population.log_weight)
-    sd = jnp.sqrt(relative + jnp.maximum(between, population.lost))
+    sd = jnp.sqrt(relative + _own_variance(smc, population))
     return jax.vmap(pareto_shape)(log_weight), estimate - population.log_evidence, sd
+
+
+def _own_variance(smc: SMC2, population: Population) -> Float[Array, " s"]:
+    """Of the running log evidence."""
+    between = population.evidence_variance + group_variance(smc, population.log_weight)
+    return jnp.maximum(between, population.lost)
 
 
 def _settle(population: Population, ready: Bool[Array, " s"]) -> Population:

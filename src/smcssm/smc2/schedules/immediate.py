@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from smcssm.core import AbstractFilter, AbstractKernel, AbstractSchedule, Observation
+from smcssm.core import AbstractFilter, AbstractKernel, AbstractSchedule, Observation, Status
 from smcssm.errors import ImpossibleObservationError
 from smcssm.history import History
 from smcssm.resampling import effective_sample_size
+from smcssm.smc2 import exchange
 from smcssm.smc2.adapt import climb, compiled, mixing
 from smcssm.smc2.kernels.arguments import whole
 from smcssm.smc2.population import SMC2, Population, sort_marginals
@@ -76,6 +77,19 @@ class MoveReport(NamedTuple):
         return self._replace(acceptance=self.acceptance / np.maximum(self.sweeps, 1))
 
 
+    def following(self, earlier: MoveReport) -> MoveReport:
+        """As the last part of one move, which started with an ``earlier`` one."""
+        return self._replace(
+            due=self.due | earlier.due,
+            acceptance=np.where(self.due, self.acceptance, earlier.acceptance),
+            correlation=np.where(self.due, self.correlation, earlier.correlation),
+            distinct=np.where(self.due, self.distinct, earlier.distinct),
+            status=np.maximum(self.status, earlier.status),
+            sweeps=self.sweeps + earlier.sweeps,
+            rungs=earlier.rungs + 1 + self.rungs,
+        )
+
+
 class Immediate(AbstractSchedule):
     """Everything at the trigger. ``tempering=False`` lets surprises in whole (to see what tempering is for)."""
 
@@ -114,9 +128,26 @@ class Immediate(AbstractSchedule):
     def act(
         self, smc: SMC2, pending: PyTree[Array], population: Population, history: History, due: Bool[np.ndarray, " s"]
     ) -> tuple[PyTree[Array], Population, MoveReport]:
-        """Resample, move, and climb to phi = 1."""
+        """Resample, move, and climb to phi = 1; with more inner particles where noise stood in the way."""
         since = np.where(np.asarray(population.phi) < 1, len(history) - 1, len(history))
-        return pending, *self.climb(smc, population, history, due, since)
+        population, report = self.climb(smc, population, history, due, since)
+        again = True
+        while again and exchange.suspected(smc, report.acceptance, due):
+            population, report, again = self._refine(smc, population, history, due, report)
+        return pending, population, report
+
+    def _refine(
+        self, smc: SMC2, population: Population, history: History, due: Bool[np.ndarray, " s"], report: MoveReport
+    ) -> tuple[Population, MoveReport, bool]:
+        """Twice the inner particles if noise was the reason, and another move where the exchange has cost ESS."""
+        population, status = exchange.refine(smc, population, history, report.rungs)
+        report = report._replace(status=np.maximum(report.status, np.where(due, status, Status.OK)))
+        short = np.asarray(compiled(wants_move, smc)(population))
+        if not short.any():
+            return population, report, False
+        everything = np.full(due.shape, len(history))
+        population, after = self.climb(smc, population, history, short, everything, first_rung=report.rungs + 1)
+        return population, after.following(report), True
 
     def climb(
         self,

@@ -16,11 +16,26 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool
 
-from smcssm.core import AbstractFilter, AbstractKernel, AbstractProposal, AbstractSchedule, Observation
+from smcssm.core import AbstractFilter, AbstractKernel, AbstractProposal, AbstractSchedule, Observation, Status
 from smcssm.errors import ImpossibleObservationError, ModelError
 from smcssm.history import History
+from smcssm.smc2 import exchange
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.cycle import CLOSED, Cycle, Feed, Verdict, finish, follow, idle, judge, remember, settled, start
+from smcssm.smc2.cycle import (
+    CLOSED,
+    Cycle,
+    Feed,
+    Twins,
+    Verdict,
+    finish,
+    follow,
+    idle,
+    judge,
+    remember,
+    settled,
+    start,
+    twins,
+)
 from smcssm.smc2.kernels.metropolis import Metropolis
 from smcssm.smc2.population import SMC2, Population
 from smcssm.smc2.report import Row
@@ -105,8 +120,7 @@ class Paced(AbstractSchedule):
     ) -> tuple[Cycle, Population, MoveReport | None]:
         """Judge challengers that have caught up; draw new ones where they are wanted."""
         if len(history) <= SHORT * self.budgets(smc)[0]:
-            _, population, report = self.immediate.act(smc, (), population, history, due)
-            return replace(pending, since=np.full(due.shape, CLOSED)), population, report
+            return self._at_once(smc, pending, population, history, due)
         active, at, phi = jax.device_get((pending.active, pending.at, population.phi))
         if history.newest_is_late and phi.min() < 1:
             return self.close(smc, pending, population, history)
@@ -114,15 +128,32 @@ class Paced(AbstractSchedule):
             raise ImpossibleObservationError(_TOO_FAR.format(phi.min()))
         ready, report = active & (at == max(len(history) - smc.horizon, 0)), None
         wanted = ~active & due
-        if ready.any():
+        if ready.any() and isinstance(pending, Twins):
+            population, status = exchange.judged(smc, population, pending.challengers)
+            pending, report = self.init(smc, population), MoveReport.start(population, ready)
+            report = report._replace(status=np.where(ready, status, Status.OK))
+            wanted = np.ones_like(ready)
+        elif ready.any():
             pending, population, verdict = self._judge(smc, pending, population, history, ready)
             report = _report(population, ready, verdict, self.sets)
+            if exchange.suspected(smc, verdict.acceptance, ready) and phi.min() == 1:
+                return compiled(twins, smc)(pending, population, history.first), population, report
             short = np.asarray(compiled(_wants_move, smc)(population))
             wanted = wanted | (ready & (verdict.again | short))
         pending = replace(pending, fresh=np.zeros(due.shape, bool))
-        if wanted.any():
+        if wanted.any() and not isinstance(pending, Twins):
             pending = compiled(start, smc, _proposal(smc), self.sets)(pending, population, history.first, wanted)
         return pending, population, report
+
+    def _at_once(
+        self, smc: SMC2, pending: Cycle, population: Population, history: History, due: Bool[np.ndarray, " s"]
+    ) -> tuple[Cycle, Population, MoveReport]:
+        """While history is short."""
+        before = smc.filter.inner(population.belief)
+        _, population, report = self.immediate.act(smc, (), population, history, due)
+        if smc.filter.inner(population.belief) != before:
+            return self.init(smc, population), population, report
+        return replace(pending, since=np.full(due.shape, CLOSED)), population, report
 
     def close(
         self, smc: SMC2, pending: Cycle, population: Population, history: History
