@@ -41,7 +41,7 @@ def clean(
     z, log_weight = z[:, order], log_weight[order]
     usable = jnp.all(jnp.isfinite(z), axis=0) & (log_weight < jnp.inf)
     z = jnp.where(usable[None], z, jnp.where(jnp.isfinite(centre), centre, 0.0)[:, None])
-    weight = _flattened(jnp.where(usable, log_weight, -jnp.inf), 10.0 * d)
+    weight = flattened(jnp.where(usable, log_weight, -jnp.inf), 10.0 * d)
     number = jnp.cumsum(jnp.any(z != jnp.roll(z, 1, axis=1), axis=0).at[0].set(False))
     effective = 1 / jnp.sum(jax.ops.segment_sum(weight, number, n) ** 2)
     mean = z @ weight
@@ -57,7 +57,7 @@ def clean(
     return Points(z, weight, number, effective, mean, chol, centre, scale)
 
 
-def _flattened(log_weight: Float[Array, " n"], goal: float) -> Float[Array, " n"]:
+def flattened(log_weight: Float[Array, " n"], goal: float) -> Float[Array, " n"]:
     """Normalised weights with an ESS of at least ``goal``, or half of the particles that have weight at all."""
     alive = (log_weight > -jnp.inf) | ~jnp.any(log_weight > -jnp.inf)
     flat = jnp.where(alive, 0.0, -jnp.inf)
