@@ -16,10 +16,10 @@ importance sample of the whole posterior, properly weighted by prior L / q, whic
 
 Where the posterior runs away from the population faster than cycles can follow (a break in the data, say), weights and
 then evidence are of a few particles. Such a population is astray: it lags, is still bridging, consists of copies, is
-unsure of its evidence or contradicts importance sampling. The next q is then fitted also to the challengers by their
-flattened importance weights, if they know more of the whole posterior than the population does: adaptive importance
-sampling (Cappe, Guillin, Marin & Robert 2004, doi:10.1198/106186004X12803), a draw from which is independent of the
-population all the same. The population keeps a share in the fit, lest a mode that it knows of be forgotten.
+unsure of its evidence or contradicts importance sampling. If the challengers know more of the whole posterior than the
+population does, the next q is fitted to them, by importance weights w^a with an ESS of a fifth of them: adaptive
+importance sampling (Cappe, Guillin, Marin & Robert 2004, doi:10.1198/106186004X12803) along the path q^(1-a) pi^a, so
+slow that a mode is not forgotten on the way. Draws from it are independent of the population all the same.
 """
 
 from __future__ import annotations
@@ -189,13 +189,12 @@ def start(
 
 
 def _tuning(smc: SMC2, proposal: AbstractProposal, cycle: Cycle, population: Population) -> PyTree[Array]:
-    """Of the next proposal: fitted to the population; where it is astray to the last challengers as well."""
+    """Of the next proposal: fitted to the population, or to the last challengers where it is astray."""
 
     def of_both() -> PyTree[Array]:
-        told = jax.vmap(partial(flattened, goal=30.0 * len(population.z)))(_whole(smc, cycle))
-        weight = jnp.concatenate([0.7 * told, 0.3 * normalise(population.log_weight)], axis=-1)
-        z = jnp.concatenate([cycle.challengers.z, population.z], axis=-1)
-        z, log_weight = (_together(smc.folds, a, population.z) for a in (z, jnp.log(weight)))
+        goal = max(0.2 * cycle.log_q.shape[-1], 30.0 * len(population.z))
+        told = jnp.log(jax.vmap(partial(flattened, goal=goal))(_whole(smc, cycle)))
+        z, log_weight = (_together(smc.folds, a, population.z) for a in (cycle.challengers.z, told))
         anew = fit(smc, proposal, replace(population, z=z, log_weight=log_weight))
         here = jnp.repeat(cycle.astray, smc.folds)
         return jax.tree.map(lambda a, b: jnp.where(_like(here, a), a, b), anew, of_one())
