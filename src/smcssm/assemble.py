@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcssm.core import (
+    AbstractConditionallyGaussian,
     AbstractFilter,
     AbstractKernel,
     AbstractLinearGaussian,
@@ -22,7 +23,7 @@ from smcssm.core import (
     AbstractSchedule,
 )
 from smcssm.errors import ModelError, SmcssmWarning
-from smcssm.filters import Kalman
+from smcssm.filters import Kalman, RaoBlackwell
 from smcssm.history import CHUNK, SEGMENT, History
 from smcssm.journal import Journal, create
 from smcssm.late import Revise
@@ -215,9 +216,11 @@ def groups_for(n_particles: int, size: int) -> int:
 
 
 def filter_for(model: AbstractModel) -> AbstractFilter:
-    """The exact filter of a model."""
+    """The filter of a model: exact where there is one."""
     if isinstance(model, AbstractLinearGaussian):
         return Kalman(model)
+    if isinstance(model, AbstractConditionallyGaussian):
+        return RaoBlackwell(model)
     raise ModelError(f"no filter is known for {type(model).__name__}: give filter=")
 
 

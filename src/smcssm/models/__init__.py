@@ -17,5 +17,6 @@ from smcssm.models.sarima import SARIMA as SARIMA
 from smcssm.models.seasonal import Seasonal as Seasonal
 from smcssm.models.structural import Noise as Noise
 from smcssm.models.structural import Structural as Structural
+from smcssm.models.switching import Switching as Switching
 from smcssm.models.trend import Trend as Trend
 from smcssm.models.user_function import Step as Step
