@@ -31,7 +31,7 @@ from smcssm.errors import ModelError
 from smcssm.filters import collapse
 from smcssm.filters.collapse import taken
 from smcssm.filters.kalman import normal, simulate
-from smcssm.gaussian import Gaussian
+from smcssm.gaussian import Gaussian, mixture_moments
 from smcssm.linalg import rows, stack, vector
 
 TOGETHER = 4096
@@ -132,7 +132,7 @@ class RaoBlackwell(AbstractFilter):
         """Mean and sd of the mixture."""
         w = jnp.exp(belief.log_weight)[None]
         sd = jnp.sqrt(jnp.sum(belief.chol**2, axis=1))
-        return _moments(w, belief.mean, sd, axis=1)
+        return mixture_moments(w, belief.mean, sd, 1)
 
     def regimes(self, belief: Branches) -> Float[Array, "k s n"] | None:
         """Their filtered probabilities; None where u is a number drawn at random."""
@@ -140,6 +140,11 @@ class RaoBlackwell(AbstractFilter):
             return None
         w = jnp.exp(belief.log_weight)
         return jnp.stack([jnp.sum(jnp.where(belief.u == k, w, 0.0), axis=0) for k in range(self._K)])
+
+    def relabel(self, belief: Branches, permutation: Int[Array, "k s n"]) -> Branches:
+        """The belief of the same model with its regimes called otherwise: k is what ``permutation[k]`` was."""
+        called = jnp.argsort(permutation, axis=0).astype(belief.u.dtype)
+        return replace(belief, u=jnp.take_along_axis(called, belief.u, axis=0))
 
     def inner(self, belief: Branches) -> int:
         """M."""
@@ -239,21 +244,10 @@ def _mixture(
 ) -> FilterInfo:
     """The one-step predictive: a mixture with the weights before y_t was used."""
     w = jnp.exp(before - logsumexp(before, axis=(0, 1), keepdims=True))[None]
-    mean, sd = _moments(w, innovation.mean, innovation.sd, axis=(1, 2))
+    mean, sd = mixture_moments(w, innovation.mean, innovation.sd, (1, 2))
     below = norm.cdf((obs.y - innovation.mean) / innovation.sd)
     pit = jnp.sum(jnp.where(w > 0, w * below, 0.0), axis=(1, 2))
     pit = jnp.where(obs.mask[:, 0, 0], pit, jnp.nan)
     singular = jnp.any(~innovation.positive & (before > -jnp.inf), axis=(0, 1))
     status = jnp.where(singular, Status.NOT_POSITIVE_DEFINITE, Status.OK).astype(jnp.int8)
     return FilterInfo(log_lik, mean, sd, pit, status)
-
-
-def _moments(w: Array, mean: Array, sd: Array, axis: int | tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and sd of a mixture; components of weight zero may be anything."""
-
-    def average(a: Array) -> Array:
-        return jnp.sum(jnp.where(w > 0, w * a, 0.0), axis=axis, keepdims=True)
-
-    centre = average(mean)
-    spread = jnp.sqrt(average(sd**2 + (mean - centre) ** 2))
-    return jnp.squeeze(centre, axis), jnp.squeeze(spread, axis)

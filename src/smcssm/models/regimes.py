@@ -7,7 +7,7 @@ gets status NOT_FINITE and weight zero. Rows of numbers are checked at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -131,9 +131,35 @@ def select(u: Int[Array, "*m s n"], entries: Sequence[Any]) -> Any:
     return of_regime(u, [jnp.asarray(e, dtype) for e in entries])
 
 
+def lift(entries: Any, ndim: int) -> Any:
+    """Nested entries with axes of size 1 in front; numbers stay as they are."""
+    if isinstance(entries, (list, tuple)):
+        return [lift(e, ndim) for e in entries]
+    return entries if isinstance(entries, float) else lifted(entries, ndim)
+
+
 def lifted(a: Array, ndim: int) -> Array:
     """With axes of size 1 in front."""
     return a.reshape((1,) * (ndim - a.ndim) + a.shape)
+
+
+def permuted(model: Any, theta: Mapping[str, Any], permutation: Int[Array, " k"]) -> dict[str, Array]:
+    """The same model with its regimes called otherwise: regime k becomes what ``permutation[k]`` was.
+
+    ``theta`` is of one particle; which axes count regimes says ``model.per_regime``.
+    """
+    out = dict(theta)
+    for name, axes in model.per_regime.items():
+        value = jnp.asarray(theta[name])
+        for axis in range(axes):
+            value = jnp.take(value, permutation, axis=axis)
+        out[name] = value
+    return out
+
+
+def in_order(model: Any, theta: Mapping[str, Any], key: str) -> dict[str, Array]:
+    """Hyperparameters of one particle with regimes in ascending order of one of them: what summaries should be of."""
+    return permuted(model, theta, jnp.argsort(jnp.asarray(theta[key])))
 
 
 class Constant(eqx.Module):
@@ -154,10 +180,14 @@ def _function(
     shapes: tuple[tuple[int, ...], ...],
     n_inputs: int,
 ) -> MatrixFunction:
-    """A user's function, or their numbers, as entries of that shape, its constant rows checked."""
+    """A user's function, or their numbers, as entries of that shape; rows of numbers that are no law are refused."""
     function: Callable = given if callable(given) else Constant(_frozen(key, given))
-    finish = Probabilities(key, shape, getattr(function, "__name__", key))
-    return MatrixFunction(function, names, shapes, n_inputs, finish)
+    made = MatrixFunction(function, names, shapes, n_inputs, Probabilities(key, shape))
+    entries = made.examine()[0][key]
+    for i, row in enumerate([entries] if len(shape) == 1 else entries):
+        if None not in row and _first_bad(np.array([row])) is not None:
+            raise ModelError(_told(made.label, key, i, np.array(row), ""))
+    return made
 
 
 def _frozen(key: str, given: Any) -> tuple:
@@ -173,11 +203,10 @@ def _frozen(key: str, given: Any) -> tuple:
 
 
 class Probabilities(eqx.Module):
-    """Checks what a function returned: entries of one vector or matrix; a row of numbers that is no law is refused."""
+    """Checks what a function returned: entries of one vector or matrix."""
 
     key: str
     shape: tuple[int, ...]
-    label: str
 
     def __call__(self, result: Any) -> dict[str, Any]:
         """Nested lists of entries."""
@@ -185,9 +214,6 @@ class Probabilities(eqx.Module):
         got = _shape_of(entries)
         if got != self.shape:
             raise ModelError(f"{self.key}: got shape {got}, expected {self.shape} for {self.shape[0]} regimes")
-        for i, row in enumerate([entries] if len(self.shape) == 1 else entries):
-            if all(isinstance(e, float) for e in row) and _first_bad(np.array([row])) is not None:
-                raise ModelError(_told(self.label, self.key, i, np.array(row), ""))
         return {self.key: entries}
 
 

@@ -49,6 +49,9 @@ class Switching(AbstractConditionallyGaussian):
         channels: names of the channels.
         states: names of the states.
         regime_names: names of the regimes; those of the functions by default.
+        support: theta of one particle -> whether it is admissible; always by default.
+        default_prior: scale of the observations -> a prior; none by default.
+        per_regime: name -> number of its leading axes that count regimes, where regimes are exchangeable.
 
     Time is continuous where every function reads ``step.dt``.
     """
@@ -59,10 +62,13 @@ class Switching(AbstractConditionallyGaussian):
     shapes: tuple[tuple[int, ...] | None, ...]
     regime_names: tuple[str, ...]
     input_names: tuple[str, ...]
+    admissible: Callable[[Theta], Any] | None
+    prior_at: Callable[[float], AbstractPrior] | None
+    exchangeable: tuple[tuple[str, int], ...]
 
     def __init__(  # noqa: PLR0913
         self,
-        regimes: Sequence[Callable[..., Mapping[str, Any]] | AbstractLinearGaussian],
+        regimes: Sequence[Any],
         *,
         transition: Any,
         names: Sequence[str] = (),
@@ -72,6 +78,9 @@ class Switching(AbstractConditionallyGaussian):
         channels: Sequence[str] | None = None,
         states: Sequence[str] | None = None,
         regime_names: Sequence[str] | None = None,
+        support: Callable[[Theta], Any] | None = None,
+        default_prior: Callable[[float], AbstractPrior] | None = None,
+        per_regime: Mapping[str, int] | None = None,
     ) -> None:
         if not isinstance(regimes, Sequence) or len(regimes) < 2:
             raise ModelError(f"Switching(regimes): expected two regimes or more, got {regimes!r}")
@@ -86,7 +95,14 @@ class Switching(AbstractConditionallyGaussian):
         self.chain = Chain(initial, transition, own, own_shapes, len(self.regimes), len(self.input_names))
         named = _named(regimes) if regime_names is None else regime_names
         self.regime_names = labels("Switching(regime_names)", named)
+        self.admissible, self.prior_at = support, default_prior
+        self.exchangeable = tuple((per_regime or {}).items())
         _check(self)
+
+    @property
+    def per_regime(self) -> Mapping[str, int]:
+        """How many leading axes of a hyperparameter count regimes."""
+        return dict(self.exchangeable)
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -115,6 +131,8 @@ class Switching(AbstractConditionallyGaussian):
     def support(self, theta: Theta) -> Bool[Array, ""]:
         """Where every regime has a model, and probabilities are some."""
         inside = self.chain.support(theta)
+        if self.admissible is not None:
+            inside = inside & self.admissible(theta)
         for regime in self.regimes:
             inside = inside & regime.support(theta)
         return inside
@@ -124,11 +142,13 @@ class Switching(AbstractConditionallyGaussian):
         return self.chain.complaint(theta)
 
     def default_prior(self, scale: float) -> AbstractPrior:
-        """There is none: only its author knows what a name means.
+        """As given; otherwise there is none, since only its author knows what a name means.
 
         Raises:
-            ModelError: always.
+            ModelError: where none was given.
         """
+        if self.prior_at is not None:
+            return self.prior_at(scale)
         raise ModelError(
             f"a switching model has no default prior: give one for {', '.join(self.names)}, "
             "a pm.Model() or ss.priors.FromFunctions(...)"
