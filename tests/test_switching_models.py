@@ -8,9 +8,10 @@ from scipy.stats import t as student
 
 import smcssm as ss
 from filtering import block
-from smcssm.filters import RaoBlackwell
+from smcssm.filters import Discrete, RaoBlackwell
 from smcssm.models import log_volatility
 from smcssm.models.regimes import in_order, permuted
+from test_discrete import both_series
 from test_rao_blackwell import both, keys, run
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -108,3 +109,33 @@ def test_an_engine_with_regimes_streams_and_moves():
     assert (info.status <= ss.Status.SLOW_MIXING).all()
     with jax.enable_x64(True):
         assert engine.summary()["sd"].gt(0).all()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ss.models.SwitchingLevel(("sigma_level", "sigma_obs"), 3),
+        ss.models.StudentT(ss.models.LocalLevel()),
+        ss.models.LogVolatility(),
+        ss.models.GaussianRegimes(),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_beliefs_keep_the_precision_of_the_data(model):
+    """In float32 nothing is promoted, and the likelihood is that of float64."""
+    prior = model.default_prior(1.0)
+    z = jnp.asarray(prior.sample(jax.random.key(0), 3)[0])
+    theta = both_series(jax.vmap(prior.constrain, in_axes=-1, out_axes=-1)(z))
+    inner = Discrete(model) if type(model) is ss.models.GaussianRegimes else RaoBlackwell(model, 16)
+    rows = block(np.array([0.1, 2.0, np.nan]))[1]
+    total = []
+    for dtype in (jnp.float64, jnp.float32):
+
+        def cast(a, dtype=dtype):
+            return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+        belief, info = run(inner, keys(), jax.tree.map(cast, theta), jax.tree.map(cast, rows))
+        assert all(a.dtype in (dtype, jnp.int32) for a in jax.tree.leaves(belief))
+        total.append(np.asarray(info.log_lik.sum(axis=0)))
+    if type(model) is not ss.models.StudentT:  # whose draws differ with the precision
+        np.testing.assert_allclose(total[1], total[0], rtol=2e-2)

@@ -121,13 +121,12 @@ def of_regime(u: Int[Array, "*m s n"], values: Sequence[Array]) -> Array:
     return out
 
 
-def select(u: Int[Array, "*m s n"], entries: Sequence[Any]) -> Any:
+def select(u: Int[Array, "*m s n"], entries: Sequence[Any], dtype: Any) -> Any:
     """The entry, of one per regime, that belongs to u; nested lists too. A number where all are that number."""
     if isinstance(entries[0], (list, tuple)):
-        return [select(u, each) for each in zip(*entries, strict=True)]
+        return [select(u, each, dtype) for each in zip(*entries, strict=True)]
     if all(isinstance(e, float) and e == entries[0] for e in entries):
         return entries[0]
-    dtype = jnp.result_type(float, *(e for e in entries if not isinstance(e, float)))
     return of_regime(u, [jnp.asarray(e, dtype) for e in entries])
 
 

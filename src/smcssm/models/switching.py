@@ -173,28 +173,29 @@ class Switching(AbstractConditionallyGaussian):
         log_P = log(self.chain.transition(params["chain"], obs, _like(params, obs)))
         to = range(len(self.regimes))
         every = jnp.arange(len(to), dtype=jnp.int32)[:, None, None, None]
-        return every, jnp.stack([select(u, [log_P[i, j] for i in to]) for j in to])
+        return every, jnp.stack([select(u, [log_P[i, j] for i in to], log_P.dtype) for j in to])
 
     def transit(
         self, key: Array, params: PyTree[Array], u: Int[Array, "s n"], obs: Observation
     ) -> Int[Array, "s n"]:
         """By the row of the transition matrix that belongs to u."""
         P = self.chain.transition(params["chain"], obs, _like(params, obs))
-        row = jnp.stack([select(u, list(P[:, j])) for j in range(len(P))])
+        row = jnp.stack([select(u, list(P[:, j]), P.dtype) for j in range(len(P))])
         uniform = jax.vmap(lambda k: jax.random.uniform(k, u.shape[-1:], row.dtype))(key)
         return drawn(uniform, row)
 
     def initial(self, params: PyTree[Array], u: Array, obs: Observation) -> tuple[Matrix, Matrix]:
         """That of the regime u."""
         each = [r.initial(p, obs) for r, p in zip(self.regimes, params["regimes"], strict=True)]
-        return select(u, [vector(m0) for m0, _ in each]), select(u, [rows(chol) for _, chol in each])
+        dtype = obs.y.dtype
+        return select(u, [vector(m0) for m0, _ in each], dtype), select(u, [rows(chol) for _, chol in each], dtype)
 
     def matrices(self, params: PyTree[Array], u: Array, obs: Observation) -> System:
         """Those of the regime u."""
         each = [_entries(r.matrices(p, obs)) for r, p in zip(self.regimes, params["regimes"], strict=True)]
         width = max(len(s.chol_Q[0]) for s in each)
         each = [s._replace(chol_Q=[[*row, *[0.0] * (width - len(row))] for row in s.chol_Q]) for s in each]
-        return System(*(select(u, [s[i] for s in each]) for i in range(len(System._fields))))
+        return System(*(select(u, [s[i] for s in each], obs.y.dtype) for i in range(len(System._fields))))
 
 
 def _like(params: PyTree[Array], obs: Observation) -> Float[Array, "s n"]:
