@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcssm.core import (
+    AbstractConditionallyGaussian,
     AbstractFilter,
+    AbstractHiddenMarkov,
     AbstractKernel,
     AbstractLinearGaussian,
     AbstractModel,
@@ -22,7 +24,7 @@ from smcssm.core import (
     AbstractSchedule,
 )
 from smcssm.errors import ModelError, SmcssmWarning
-from smcssm.filters import Kalman
+from smcssm.filters import Discrete, Kalman, RaoBlackwell
 from smcssm.history import CHUNK, SEGMENT, History
 from smcssm.journal import Journal, create
 from smcssm.late import Revise
@@ -68,6 +70,7 @@ def smc2(  # noqa: PLR0913
         raise ModelError(f'dtype={dtype!r}: expected "float64" or "float32"')
     chosen = model.default_prior(1.0) if prior is None else as_prior(prior)
     check_names(model, chosen)
+    check_probabilities(model, chosen)
     inner = solved_by(solver, filter_for(model) if filter is None else filter)
     kernel, when = Metropolis() if move is None else move, Immediate() if schedule is None else schedule
     when.check(move, inner)
@@ -215,9 +218,13 @@ def groups_for(n_particles: int, size: int) -> int:
 
 
 def filter_for(model: AbstractModel) -> AbstractFilter:
-    """The exact filter of a model."""
+    """The filter of a model: exact where there is one."""
     if isinstance(model, AbstractLinearGaussian):
         return Kalman(model)
+    if isinstance(model, AbstractConditionallyGaussian):
+        return RaoBlackwell(model)
+    if isinstance(model, AbstractHiddenMarkov):
+        return Discrete(model)
     raise ModelError(f"no filter is known for {type(model).__name__}: give filter=")
 
 
@@ -266,6 +273,18 @@ def check_names(model: AbstractModel, prior: AbstractPrior) -> None:
     if wrong:
         told = "; ".join(f"{n} has shape {got}, the model reads {expected[n]}" for n, got in wrong.items())
         raise ModelError(f"prior and model disagree: {told}")
+
+
+def check_probabilities(model: AbstractModel, prior: AbstractPrior) -> None:
+    """Regimes whose probabilities add up to one somewhere: a matrix that is wrong at every draw is wrong everywhere."""
+    complaint = getattr(model, "complaint", None)
+    if complaint is None:
+        return
+    with jax.enable_x64(True):
+        draws = np.asarray(prior.sample(jax.random.key(0), 8)[0], float).T
+        told = [complaint(prior.constrain(jnp.asarray(z))) for z in draws]
+    if all(told):
+        raise ModelError(f"{told[0]}. So it was at every draw from the prior that was tried")
 
 
 def warn_of_signs(snapshot: Snapshot) -> None:

@@ -164,6 +164,79 @@ class AbstractLinearGaussian(AbstractModel):
         """The matrices of the step that ends in ``obs``."""
 
 
+class AbstractConditionallyGaussian(AbstractModel):
+    """A model whose state is linear and Gaussian given theta and a hidden Markov chain u_1, u_2, ...
+
+    Over dt = 0 the chain stays where it is; u_1 is its value at the first observation. Arrays of u end in ``[s, n]``,
+    with any axes before; what depends on u has as many axes as u, and broadcasts against it. Leaves of ``params`` end
+    in ``[s, n]``, leaves of ``obs`` in ``[s, 1]``.
+    """
+
+    regime_names: eqx.AbstractVar[tuple[str, ...]]
+    """The values of u, counted from 0, where they are finitely many; none where u is a number drawn at random."""
+
+    @abc.abstractmethod
+    def start(
+        self, key: Array, params: PyTree[Array], obs: Observation, m: int
+    ) -> tuple[Float[Array, "m s n"] | Int[Array, "m s n"], Float[Array, "m s n"]]:
+        """m values of u_1 and their log weights, which sum to one: all regimes and their probabilities, or draws."""
+
+    @abc.abstractmethod
+    def successors(
+        self, key: Array, params: PyTree[Array], u: Array, obs: Observation
+    ) -> tuple[Array, Float[Array, "k m s n"]]:
+        """Values that may follow each u ``[m, s, n]``, ``[k, #m, #s, #n]``, and log weights that sum to one over k.
+
+        All regimes and their transition probabilities, or draws (then the weights do so in expectation).
+        """
+
+    @abc.abstractmethod
+    def transit(self, key: Array, params: PyTree[Array], u: Array, obs: Observation) -> Array:
+        """One draw of what follows each u ``[s, n]``."""
+
+    @abc.abstractmethod
+    def initial(self, params: PyTree[Array], u: Array, obs: Observation) -> tuple[Matrix, Matrix]:
+        """m0 and chol_P0 of x_1 given u_1."""
+
+    @abc.abstractmethod
+    def matrices(self, params: PyTree[Array], u: Array, obs: Observation) -> System:
+        """The matrices of the step that ends in ``obs``, given the value of u that it ends with."""
+
+
+class AbstractHiddenMarkov(AbstractModel):
+    """Observations that depend on a finite hidden Markov chain u_t of regimes alone: what the forward filter needs.
+
+    The state is the indicator of every regime, so that ``state_names`` are the regimes' names and its mean their
+    probabilities. Axes as above; regimes ``k`` come first.
+    """
+
+    regime_names: eqx.AbstractVar[tuple[str, ...]]
+
+    @abc.abstractmethod
+    def initial_probabilities(self, params: PyTree[Array], obs: Observation) -> Float[Array, "k s n"]:
+        """Law of the regime at the first observation; NaN where these are no probabilities."""
+
+    @abc.abstractmethod
+    def transition(self, params: PyTree[Array], obs: Observation) -> Float[Array, "k k s n"]:
+        """Probabilities from a regime (row) to a regime (column), over dt > 0; NaN where these are none."""
+
+    @abc.abstractmethod
+    def log_observation(self, params: PyTree[Array], obs: Observation) -> Float[Array, "k s n"]:
+        """log p(y_t | u_t) over the values that are present."""
+
+    @abc.abstractmethod
+    def emission(
+        self, params: PyTree[Array], obs: Observation
+    ) -> tuple[Float[Array, "k y s n"], Float[Array, "k y s n"], Float[Array, "k y s n"]]:
+        """Mean and sd of every channel given the regime, and its distribution function at y_t; NaN where unknown."""
+
+    @abc.abstractmethod
+    def sample_observation(
+        self, key: Array, params: PyTree[Array], u: Int[Array, "s n"], obs: Observation
+    ) -> Float[Array, "y s n"]:
+        """One draw of y given the regime."""
+
+
 class AbstractFilter(eqx.Module):
     """The inner filter: p(x_t | y_1:t, theta) and the likelihood, for all particles of all series at once."""
 

@@ -23,3 +23,14 @@ class Gaussian:
     def sd(self) -> Float[Array, "x s n"]:
         """Marginal standard deviations."""
         return jnp.sqrt(jnp.sum(self.chol**2, axis=1))
+
+
+def mixture_moments(w: Array, mean: Array, sd: Array, axis: int | tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and sd of a mixture over axes, its weights adding up to one; components without weight may be anything."""
+
+    def average(a: Array) -> Array:
+        return jnp.sum(jnp.where(w > 0, w * a, 0.0), axis=axis, keepdims=True)
+
+    centre = average(mean)
+    spread = jnp.sqrt(average(sd**2 + (mean - centre) ** 2))
+    return jnp.squeeze(centre, axis), jnp.squeeze(spread, axis)

@@ -1,3 +1,5 @@
 """Inner filters."""
 
+from smcssm.filters.discrete import Discrete as Discrete
 from smcssm.filters.kalman import Kalman as Kalman
+from smcssm.filters.rao_blackwell import RaoBlackwell as RaoBlackwell

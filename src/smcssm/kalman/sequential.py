@@ -7,7 +7,8 @@
 both by ``linalg.panels``, which skips known zeros and takes one channel after the other. A missing channel is made an
 independent N(0, 1). Singular chol_Q, chol_R and chol_P0 are legal, and none of the square roots of a system need be
 triangular; the innovation covariance must be positive definite, and a particle where it is not gets log-likelihood
--inf, the others being unaffected. Derivatives are finite at factors of any rank.
+-inf, the others being unaffected. Derivatives are finite at factors of any rank. Any number of axes may stand between
+a state's and the series axis; all arrays, those of the observation too, then have as many, some of them of size 1.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ TOLERANCE = 16  # a conditional innovation sd below this many rounding errors of
 class Innovation(NamedTuple):
     """log p(y_t | y_1:t-1) over present channels, and mean and sd of the predictive of every channel."""
 
-    log_lik: Float[Array, "s n"]
-    mean: Float[Array, "y s n"]
-    sd: Float[Array, "y s n"]
-    positive: Bool[Array, "s n"]
+    log_lik: Float[Array, "*m s n"]
+    mean: Float[Array, "y *m s n"]
+    sd: Float[Array, "y *m s n"]
+    positive: Bool[Array, "*m s n"]
 
 
 SystemOf = Callable[[Any, Observation], System]
@@ -50,11 +51,11 @@ Keep = Callable[[Gaussian, Innovation], PyTree]
 class Opened(NamedTuple):
     """Mean, and columns of the lower-triangular factor from the diagonal downwards: the ends of [x, s, n]."""
 
-    m: Float[Array, "x s n"]
-    L: list[Float[Array, "_ s n"]]
+    m: Float[Array, "x *m s n"]
+    L: list[Float[Array, "_ *m s n"]]
 
 
-def predict(belief: Gaussian, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Float[Array, "s 1"]) -> Gaussian:
+def predict(belief: Gaussian, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Float[Array, "*#m s 1"]) -> Gaussian:
     """x' = F x + c + chol_Q e over dt > 0; the identity over dt = 0."""
     return closed(predicted(belief, F, c, chol_Q, dt))
 
@@ -64,8 +65,8 @@ def update(
     H: Matrix,
     d: Matrix,
     chol_R: Matrix,
-    y: Float[Array, "y s 1"],
-    mask: Bool[Array, "y s 1"],
+    y: Float[Array, "y *#m s 1"],
+    mask: Bool[Array, "y *#m s 1"],
 ) -> tuple[Gaussian, Innovation]:
     """Condition on y = H x + d + chol_R n, channels with mask False left out."""
     after, innovation, *_ = updated(opened(belief), rows(H), vector(d), rows(chol_R), y, mask)
@@ -75,9 +76,9 @@ def update(
 def step(
     belief: Gaussian,
     system: System,
-    y: Float[Array, "y s 1"],
-    mask: Bool[Array, "y s 1"],
-    dt: Float[Array, "s 1"],
+    y: Float[Array, "y *#m s 1"],
+    mask: Bool[Array, "y *#m s 1"],
+    dt: Float[Array, "*#m s 1"],
 ) -> tuple[Gaussian, Innovation]:
     """Predict, then update."""
     before = predicted(belief, system.F, system.c, system.chol_Q, dt)
@@ -201,10 +202,10 @@ class Gain(NamedTuple):
 
     columns: list[Column]
     s: list[Array]
-    positive: Bool[Array, "s n"]
+    positive: Bool[Array, "*m s n"]
 
 
-def gain_of(L: list[Array], H: Rows, chol_R: Rows, mask: Array, like: Array) -> tuple[Gain, Float[Array, "y s n"]]:
+def gain_of(L: list[Array], H: Rows, chol_R: Rows, mask: Array, like: Array) -> tuple[Gain, Float[Array, "y *m s n"]]:
     """The triangular array, and the predictive standard deviation of every channel."""
     n, ny = len(L), len(H)
     HL = [[_once(dot(h[j:], list(column))) for j, column in enumerate(L)] for h in H]

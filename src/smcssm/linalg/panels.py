@@ -32,15 +32,15 @@ class Panel(NamedTuple):
     """Columns that may be nonzero in ``rows`` (ascending, known when compiling), where their entries are ``values``."""
 
     rows: tuple[int, ...]
-    values: Float[Array, "r w s n"]
+    values: Float[Array, "r w *m s n"]
 
 
 class Column(NamedTuple):
     """A column that starts with ``head`` in its first row."""
 
     rows: tuple[int, ...]
-    head: Float[Array, "s n"]
-    tail: Float[Array, "r s n"]
+    head: Float[Array, "*m s n"]
+    tail: Float[Array, "r *m s n"]
 
 
 def fence[T](values: T) -> T:

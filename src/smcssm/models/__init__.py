@@ -5,11 +5,14 @@ from smcssm.models.constant_velocity import ConstantVelocity as ConstantVelocity
 from smcssm.models.continuous_trend import ContinuousTrend as ContinuousTrend
 from smcssm.models.cycle import Cycle as Cycle
 from smcssm.models.gp import GP as GP
+from smcssm.models.hidden_markov import GaussianRegimes as GaussianRegimes
+from smcssm.models.hidden_markov import HiddenMarkov as HiddenMarkov
 from smcssm.models.integrated_wiener import IntegratedWiener as IntegratedWiener
 from smcssm.models.level import Level as Level
 from smcssm.models.linear_gaussian import LinearGaussian as LinearGaussian
 from smcssm.models.local_level import LocalLevel as LocalLevel
 from smcssm.models.local_level import LocalLinearTrend as LocalLinearTrend
+from smcssm.models.log_volatility import LogVolatility as LogVolatility
 from smcssm.models.ornstein_uhlenbeck import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from smcssm.models.regression import Regression as Regression
 from smcssm.models.sarima import ARMA as ARMA
@@ -17,5 +20,8 @@ from smcssm.models.sarima import SARIMA as SARIMA
 from smcssm.models.seasonal import Seasonal as Seasonal
 from smcssm.models.structural import Noise as Noise
 from smcssm.models.structural import Structural as Structural
+from smcssm.models.student_t import StudentT as StudentT
+from smcssm.models.switching import Switching as Switching
+from smcssm.models.switching_level import SwitchingLevel as SwitchingLevel
 from smcssm.models.trend import Trend as Trend
 from smcssm.models.user_function import Step as Step

@@ -12,6 +12,7 @@ from smcssm.core import AbstractLinearGaussian, AbstractPrior, Matrix, Observati
 from smcssm.errors import ModelError
 from smcssm.linalg import rows, triangularise
 from smcssm.models.arguments import count, labels, numbered
+from smcssm.models.matrices import complete
 from smcssm.models.user_function import MatrixFunction
 
 
@@ -56,10 +57,10 @@ class LinearGaussian(AbstractLinearGaussian):
         shapes: Mapping[str, int | tuple[int, ...]] | None = None,
     ) -> None:
         self.names = labels("LinearGaussian(names)", names)
-        self.shapes = _shapes(self.names, shapes or {})
+        self.shapes = shapes_of("LinearGaussian(shapes)", self.names, shapes or {})
         inputs = numbered("input", count("LinearGaussian(n_inputs)", n_inputs, 0))
         self.input_names = inputs if input_names is None else labels("LinearGaussian(input_names)", input_names)
-        self.function = MatrixFunction(function, self.names, self.shapes, len(self.input_names))
+        self.function = MatrixFunction(function, self.names, self.shapes, len(self.input_names), complete)
         example, self.reads = _example(self.function, None if channels is None else len(channels))
         nx, ny = len(example["F"]), len(example["H"])
         default = ("y",) if ny == 1 else numbered("y", ny)
@@ -124,10 +125,13 @@ def _example(function: MatrixFunction, n_channels: int | None) -> tuple[dict[str
             raise first from first.__cause__
 
 
-def _shapes(names: tuple[str, ...], given: Mapping[str, int | tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+def shapes_of(
+    what: str, names: tuple[str, ...], given: Mapping[str, int | tuple[int, ...]]
+) -> tuple[tuple[int, ...], ...]:
+    """Of every name, () where none is given."""
     unknown = sorted(set(given) - set(names))
     if unknown:
-        raise ModelError(f"LinearGaussian(shapes): {', '.join(unknown)} is not among the names {', '.join(names)}")
+        raise ModelError(f"{what}: {', '.join(unknown)} is not among the names {', '.join(names)}")
     shapes = [given.get(name, ()) for name in names]
     return tuple((shape,) if isinstance(shape, int) else tuple(shape) for shape in shapes)
 

@@ -29,7 +29,7 @@ def complete(result: Any) -> dict[str, list]:
         raise ModelError(f"unknown key {', '.join(map(repr, unknown))}; expected some of {', '.join(KEYS)}")
     if missing:
         raise ModelError(f"missing {' and '.join(missing)}; every other matrix has a default")
-    found = {key: _entries(key, value) for key, value in result.items()}
+    found = {key: as_entries(key, value) for key, value in result.items()}
     nx, ny = len(found["F"]), len(found["H"])
     zeros = {"m0": nx, "c": nx, "d": ny, "chol_Q": (nx, 1), "chol_R": (ny, ny)}
     defaults = {key: np.zeros(shape).tolist() for key, shape in zeros.items()} | {"chol_P0": diagonal([1.0] * nx)}
@@ -50,17 +50,17 @@ def _check_shapes(got: dict[str, tuple[int, ...]], nx: int, ny: int) -> None:
             raise ModelError(f"{key}: got shape {got[key]}, expected {shape} for {size}")
 
 
-def _entries(key: str, value: Any) -> Any:
+def as_entries(key: str, value: Any) -> Any:
     """Nested lists down to numbers and scalar arrays."""
     if isinstance(value, (list, tuple)):
-        return [_entries(key, v) for v in value]
+        return [as_entries(key, v) for v in value]
     if isinstance(value, (int, float, np.generic)):
         return float(value)
     if isinstance(value, (np.ndarray, jax.Array)):
         known = not isinstance(value, Tracer)
         if value.ndim == 0:
             return float(value) if known else value
-        return [_entries(key, v) for v in (np.asarray(value) if known else value)]
+        return [as_entries(key, v) for v in (np.asarray(value) if known else value)]
     raise ModelError(f"{key}: expected numbers, arrays and nested lists of them, got {type(value).__name__}")
 
 

@@ -18,7 +18,6 @@ from jaxtyping import Array
 
 from smcssm.core import Observation, Theta
 from smcssm.errors import ModelError
-from smcssm.models.matrices import complete
 
 
 class Step(NamedTuple):
@@ -35,12 +34,14 @@ class Step(NamedTuple):
 
 
 class MatrixFunction(eqx.Module):
-    """(theta) or (theta, step) -> dict of matrices."""
+    """(theta) or (theta, step) -> dict of matrices, or what ``finish`` makes one of."""
 
-    function: Callable[..., Mapping[str, Any]]
+    function: Callable[..., Any]
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     n_inputs: int
+    finish: Callable[[Any], Mapping[str, Any]]
+    """Checks what the function returned, and makes nested lists of entries of it."""
     takes_step: bool = eqx.field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,6 +52,11 @@ class MatrixFunction(eqx.Module):
     def label(self) -> str:
         """The function's name."""
         return getattr(self.function, "__name__", type(self.function).__name__)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The fields of ``Step`` that it reads."""
+        return self.examine()[1]
 
     def over_population(self, theta: Theta, obs: Observation) -> dict[str, Any]:
         """Matrices of one step for hyperparameters ``[..., s, n]``; only for functions that take a step."""
@@ -67,7 +73,7 @@ class MatrixFunction(eqx.Module):
         noises = None if step is None or step.noise_sd is None else len(step.noise_sd)
         template, _ = self.examine(noises)
         entries = _leaves(self._call(theta, step))
-        dtype = jnp.result_type(*theta.values())
+        dtype = jnp.result_type(float, *theta.values())
         return [jnp.asarray(e, dtype) for e, known in zip(entries, _leaves(template), strict=True) if known is None]
 
     def fill(self, computed: list[Array], noises: int | None = None) -> dict[str, Any]:
@@ -99,7 +105,7 @@ class MatrixFunction(eqx.Module):
     def _call(self, theta: Theta, step: Any) -> dict[str, Any]:
         own = {name: theta[name] for name in self.names}
         try:
-            return complete(self.function(own, step) if self.takes_step else self.function(own))
+            return dict(self.finish(self.function(own, step) if self.takes_step else self.function(own)))
         except ModelError as error:
             raise ModelError(f"{self.label}: {error}") from error
         except Exception as error:

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -38,6 +38,33 @@ class Marginal(eqx.Module):
     @abc.abstractmethod
     def unconstrain(self, value: Float[Array, "..."]) -> Float[Array, " z"]:
         """Inverse of ``constrain``."""
+
+
+class Normal(Marginal):
+    """N(mean, sd²), independent in each element."""
+
+    mean: float
+    sd: float
+    shape: Shape
+
+    def __init__(self, mean: float, sd: float, shape: Shape = ()) -> None:
+        self.mean, self.sd, self.shape = float(mean), _positive("Normal(sd)", sd), shape
+
+    def sample(self, key: Array, n: int) -> Float[Array, "z n"]:
+        """Draws."""
+        return self.mean + self.sd * jax.random.normal(key, (math.prod(self.shape), n))
+
+    def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """Density."""
+        return jnp.sum(stats.norm.logpdf(z, self.mean, self.sd))
+
+    def constrain(self, z: Float[Array, " z"]) -> Float[Array, "..."]:
+        """As it is."""
+        return z.reshape(self.shape)
+
+    def unconstrain(self, value: Float[Array, "..."]) -> Float[Array, " z"]:
+        """As it is."""
+        return jnp.reshape(value, -1)
 
 
 class HalfNormal(Marginal):
@@ -121,6 +148,45 @@ class Beta(Marginal):
     def unconstrain(self, value: Float[Array, "..."]) -> Float[Array, " z"]:
         """Logit."""
         return (jnp.log(value) - jnp.log1p(-value)).reshape(-1)
+
+
+class Dirichlet(Marginal):
+    """Rows of probabilities, independent; unconstrained by log p_j - log p_K, j < K (Aitchison 1982).
+
+    The Jacobian of that map is the product of all p_j, so that the density of z is prod_j p_j^a_j / B(a).
+    """
+
+    a: tuple[tuple[float, ...], ...]
+
+    def __init__(self, a: Sequence[Sequence[float]]) -> None:
+        self.a = tuple(tuple(_positive("Dirichlet(a)", e) for e in row) for row in a)
+
+    @property
+    def shape(self) -> Shape:
+        """One row of probabilities for each row of ``a``."""
+        return (len(self.a), len(self.a[0]))
+
+    def sample(self, key: Array, n: int) -> Float[Array, "z n"]:
+        """Differences of log Gamma draws: never infinite."""
+        log_g = jax.random.loggamma(key, jnp.asarray(self.a)[..., None], (*self.shape, n))
+        return (log_g[:, :-1] - log_g[:, -1:]).reshape(-1, n)
+
+    def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """Density of the log ratios."""
+        constant = sum(math.lgamma(sum(row)) - sum(map(math.lgamma, row)) for row in self.a)
+        return jnp.sum(jnp.asarray(self.a, z.dtype) * jax.nn.log_softmax(self._logits(z))) + constant
+
+    def constrain(self, z: Float[Array, " z"]) -> Float[Array, "..."]:
+        """Softmax."""
+        return jax.nn.softmax(self._logits(z))
+
+    def unconstrain(self, value: Float[Array, "..."]) -> Float[Array, " z"]:
+        """Log ratios."""
+        return (jnp.log(value[:, :-1]) - jnp.log(value[:, -1:])).reshape(-1)
+
+    def _logits(self, z: Float[Array, " z"]) -> Float[Array, "r k"]:
+        z = z.reshape(len(self.a), -1)
+        return jnp.concatenate([z, jnp.zeros_like(z[:, :1])], axis=1)
 
 
 def _log_beta(a: float, b: float) -> float:
