@@ -10,11 +10,14 @@ from smcssm.models.level import Level as Level
 from smcssm.models.linear_gaussian import LinearGaussian as LinearGaussian
 from smcssm.models.local_level import LocalLevel as LocalLevel
 from smcssm.models.local_level import LocalLinearTrend as LocalLinearTrend
+from smcssm.models.nonlinear import Nonlinear as Nonlinear
 from smcssm.models.ornstein_uhlenbeck import OrnsteinUhlenbeck as OrnsteinUhlenbeck
+from smcssm.models.poisson_counts import PoissonCounts as PoissonCounts
 from smcssm.models.regression import Regression as Regression
 from smcssm.models.sarima import ARMA as ARMA
 from smcssm.models.sarima import SARIMA as SARIMA
 from smcssm.models.seasonal import Seasonal as Seasonal
+from smcssm.models.stochastic_volatility import StochasticVolatility as StochasticVolatility
 from smcssm.models.structural import Noise as Noise
 from smcssm.models.structural import Structural as Structural
 from smcssm.models.trend import Trend as Trend

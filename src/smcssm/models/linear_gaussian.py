@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, PyTree
 from smcssm.core import AbstractLinearGaussian, AbstractPrior, Matrix, Observation, System, Theta
 from smcssm.errors import ModelError
 from smcssm.linalg import rows, triangularise
-from smcssm.models.arguments import count, labels, numbered
+from smcssm.models.arguments import count, labels, numbered, shapes_of
 from smcssm.models.user_function import MatrixFunction
 
 
@@ -56,7 +56,7 @@ class LinearGaussian(AbstractLinearGaussian):
         shapes: Mapping[str, int | tuple[int, ...]] | None = None,
     ) -> None:
         self.names = labels("LinearGaussian(names)", names)
-        self.shapes = _shapes(self.names, shapes or {})
+        self.shapes = shapes_of("LinearGaussian(shapes)", self.names, shapes or {})
         inputs = numbered("input", count("LinearGaussian(n_inputs)", n_inputs, 0))
         self.input_names = inputs if input_names is None else labels("LinearGaussian(input_names)", input_names)
         self.function = MatrixFunction(function, self.names, self.shapes, len(self.input_names))
@@ -122,14 +122,6 @@ def _example(function: MatrixFunction, n_channels: int | None) -> tuple[dict[str
             return function.examine(n_channels or 1)
         except ModelError:
             raise first from first.__cause__
-
-
-def _shapes(names: tuple[str, ...], given: Mapping[str, int | tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    unknown = sorted(set(given) - set(names))
-    if unknown:
-        raise ModelError(f"LinearGaussian(shapes): {', '.join(unknown)} is not among the names {', '.join(names)}")
-    shapes = [given.get(name, ()) for name in names]
-    return tuple((shape,) if isinstance(shape, int) else tuple(shape) for shape in shapes)
 
 
 def _check(model: LinearGaussian, nx: int, ny: int) -> None:

@@ -40,6 +40,33 @@ class Marginal(eqx.Module):
         """Inverse of ``constrain``."""
 
 
+class Normal(Marginal):
+    """N(mean, sd²), independent in each element."""
+
+    mean: float
+    sd: float
+    shape: Shape
+
+    def __init__(self, mean: float, sd: float, shape: Shape = ()) -> None:
+        self.mean, self.sd, self.shape = float(mean), _positive("Normal(sd)", sd), shape
+
+    def sample(self, key: Array, n: int) -> Float[Array, "z n"]:
+        """Draws."""
+        return self.mean + self.sd * jax.random.normal(key, (math.prod(self.shape), n))
+
+    def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """Density."""
+        return jnp.sum(stats.norm.logpdf(z, self.mean, self.sd))
+
+    def constrain(self, z: Float[Array, " z"]) -> Float[Array, "..."]:
+        """As it is."""
+        return z.reshape(self.shape)
+
+    def unconstrain(self, value: Float[Array, "..."]) -> Float[Array, " z"]:
+        """As it is."""
+        return jnp.reshape(value, -1)
+
+
 class HalfNormal(Marginal):
     """|N(0, scale²)|, independent in each element; unconstrained by the logarithm."""
 
