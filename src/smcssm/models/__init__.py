@@ -20,5 +20,8 @@ from smcssm.models.seasonal import Seasonal as Seasonal
 from smcssm.models.stochastic_volatility import StochasticVolatility as StochasticVolatility
 from smcssm.models.structural import Noise as Noise
 from smcssm.models.structural import Structural as Structural
+from smcssm.models.theta_logistic import ThetaLogistic as ThetaLogistic
+from smcssm.models.tracking import BearingsOnly as BearingsOnly
+from smcssm.models.tracking import RangeBearing as RangeBearing
 from smcssm.models.trend import Trend as Trend
 from smcssm.models.user_function import Step as Step
