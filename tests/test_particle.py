@@ -11,8 +11,8 @@ from scipy import stats
 
 import smcssm as ss
 from grids import around, grid_filter, normal_density
+from many_runs import assert_mean, rows, run, runs
 from oracles import kalman_filter_numpy
-from particles import assert_mean, rows, run, runs
 from smcssm.core import Observation, Status
 from smcssm.errors import ModelError
 from smcssm.filters import Particle
