@@ -9,11 +9,12 @@ from scipy.integrate import quad
 
 from smcssm.errors import ModelError
 from smcssm.models.stationary import UniformStationary, reflections
-from smcssm.priors import Beta, FromFunctions, HalfNormal, Independent, LogNormal
+from smcssm.priors import Beta, FromFunctions, HalfNormal, Independent, LogNormal, Normal
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 SCALARS = {
+    "normal": (Normal(0.3, 1.7), stats.norm(0.3, 1.7)),
     "half normal": (HalfNormal(2.5), stats.halfnorm(scale=2.5)),
     "beta": (Beta(8.0, 2.0), stats.beta(8, 2)),
     "log-normal": (LogNormal(10.0, 1.5), stats.lognorm(1.5, scale=10.0)),

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -20,11 +21,12 @@ from smcssm.core import (
     AbstractKernel,
     AbstractLinearGaussian,
     AbstractModel,
+    AbstractNonlinear,
     AbstractPrior,
     AbstractSchedule,
 )
 from smcssm.errors import ModelError, SmcssmWarning
-from smcssm.filters import Discrete, Kalman, RaoBlackwell
+from smcssm.filters import Discrete, Kalman, Particle, RaoBlackwell
 from smcssm.history import CHUNK, SEGMENT, History
 from smcssm.journal import Journal, create
 from smcssm.late import Revise
@@ -71,7 +73,7 @@ def smc2(  # noqa: PLR0913
     chosen = model.default_prior(1.0) if prior is None else as_prior(prior)
     check_names(model, chosen)
     check_probabilities(model, chosen)
-    inner = solved_by(solver, filter_for(model) if filter is None else filter)
+    inner = solved_by(solver, filter_for(model) if filter is None else bound(filter, model))
     kernel, when = Metropolis() if move is None else move, Immediate() if schedule is None else schedule
     when.check(move, inner)
     check_forgetting(forgetting, when)
@@ -218,14 +220,21 @@ def groups_for(n_particles: int, size: int) -> int:
 
 
 def filter_for(model: AbstractModel) -> AbstractFilter:
-    """The filter of a model: exact where there is one."""
+    """The filter of a model: an exact one where there is one."""
     if isinstance(model, AbstractLinearGaussian):
         return Kalman(model)
     if isinstance(model, AbstractConditionallyGaussian):
         return RaoBlackwell(model)
     if isinstance(model, AbstractHiddenMarkov):
         return Discrete(model)
+    if isinstance(model, AbstractNonlinear):
+        return Particle(model)
     raise ModelError(f"no filter is known for {type(model).__name__}: give filter=")
+
+
+def bound(filter: AbstractFilter, model: AbstractModel) -> AbstractFilter:
+    """The filter with the engine's model, where it was given without one."""
+    return replace(filter, model=model) if filter.model is None else filter
 
 
 def solved_by(solver: str, filter: AbstractFilter) -> AbstractFilter:

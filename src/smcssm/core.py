@@ -8,7 +8,7 @@ Notation (one state-space model, hyperparameters theta, unconstrained and flat: 
 
 Axes. Mathematics is written for one particle; storage is ``[..., s, n]``: series, then particles, last and
 contiguous. What belongs to an observation is ``[..., s]``. Axis names in annotations: ``x`` state, ``y`` channel,
-``v`` input, ``z`` unconstrained hyperparameter, ``s`` series, ``n`` outer particles, ``t`` time.
+``v`` input, ``z`` unconstrained hyperparameter, ``s`` series, ``n`` outer particles, ``m`` inner particles, ``t`` time.
 
 Four seams are functions of the whole population (filter, proposal, kernel, schedule), two are written for one
 particle (prior, and the parameters of a model). Configuration is a frozen, hashable module; state is a pytree of
@@ -235,6 +235,78 @@ class AbstractHiddenMarkov(AbstractModel):
         self, key: Array, params: PyTree[Array], u: Int[Array, "s n"], obs: Observation
     ) -> Float[Array, "y s n"]:
         """One draw of y given the regime."""
+
+
+class AbstractNonlinear(AbstractModel):
+    """A Markov state known by draws, and observations that depend on it alone: what a particle filter needs.
+
+    Methods see the whole population, its inner particles first: states are ``[x, m, s, n]``, leaves of ``params`` end
+    in ``[1, s, n]``, leaves of ``obs`` in ``[1, s, 1]``; ``key`` is one key per series.
+    """
+
+    guided: eqx.AbstractVar[bool]
+    """Whether there is a ``propose``."""
+    looks_ahead: eqx.AbstractVar[bool]
+    """Whether there is a ``look_ahead``."""
+
+    @abc.abstractmethod
+    def sample_initial(
+        self, key: Array, params: PyTree[Array], obs: Observation, n_inner: int
+    ) -> Float[Array, "x m s n"]:
+        """x_1, as many as ``n_inner`` for each outer particle."""
+
+    @abc.abstractmethod
+    def sample_transition(
+        self, key: Array, params: PyTree[Array], x: Float[Array, "x m s n"], obs: Observation
+    ) -> Float[Array, "x m s n"]:
+        """x_t given x_{t-1}, over ``obs.dt`` > 0."""
+
+    @abc.abstractmethod
+    def log_observation(
+        self, params: PyTree[Array], x: Float[Array, "x m s n"], obs: Observation
+    ) -> Float[Array, "m s n"]:
+        """log g(y_t | x_t), of the values that are present; 0 where none is."""
+
+    @abc.abstractmethod
+    def sample_observation(
+        self, key: Array, params: PyTree[Array], x: Float[Array, "x m s n"], obs: Observation
+    ) -> Float[Array, "y m s n"] | None:
+        """y_t given x_t; None where the model cannot draw it."""
+
+    def predictive(
+        self, key: Array, params: PyTree[Array], x: Float[Array, "x m s n"], obs: Observation
+    ) -> tuple[Array, Array, Array, Array] | None:
+        """Of y_t given x_t, ``[y, m, s, n]``: mean, sd, and the probabilities to be less than y_t, and no more.
+
+        A hook: where it is not known it is that of one draw.
+        """
+        y = self.sample_observation(key, params, x, obs)
+        if y is None:
+            return None
+        seen = obs.y
+        return y, jnp.zeros_like(y), (y < seen).astype(y.dtype), (y <= seen).astype(y.dtype)
+
+    def settle(
+        self, params: PyTree[Array], x: Float[Array, "x m s n"], obs: Observation
+    ) -> Float[Array, "x m s n"]:
+        """x_t with what y_t tells for certain. A hook: parts of the state that ``log_observation`` has integrated out.
+
+        They are drawn with the others; then those drawn from their law given y_t take their place.
+        """
+        del params, obs
+        return x
+
+    def propose(
+        self, key: Array, params: PyTree[Array], x: Float[Array, "x m s n"], obs: Observation
+    ) -> tuple[Float[Array, "x m s n"], Float[Array, "m s n"]]:
+        """x_t ~ q(. | x_{t-1}, y_t), every value present, and log f(x_t | x_{t-1}) - log q. A hook."""
+        raise NotImplementedError
+
+    def look_ahead(
+        self, params: PyTree[Array], x: Float[Array, "x m s n"], obs: Observation
+    ) -> Float[Array, "m s n"]:
+        """About log p(y_t | x_{t-1}), every value present; any function leaves the likelihood unbiased. A hook."""
+        raise NotImplementedError
 
 
 class AbstractFilter(eqx.Module):

@@ -1,13 +1,15 @@
-"""The Gaussian belief in square-root form."""
+"""The Gaussian belief in square-root form, and Gaussian draws for whole populations."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from smcssm.linalg import matvec, rows, stack, vector
 
 
 @no_type_check  # JAX fills it with placeholders
@@ -34,3 +36,18 @@ def mixture_moments(w: Array, mean: Array, sd: Array, axis: int | tuple[int, ...
     centre = average(mean)
     spread = jnp.sqrt(average(sd**2 + (mean - centre) ** 2))
     return jnp.squeeze(centre, axis), jnp.squeeze(spread, axis)
+
+
+def affine(
+    key: Array, A: Any, x: Float[Array, "k *m s n"], b: Any, root: Any, like: Float[Array, "*m s n"]
+) -> Float[Array, "j *m s n"]:
+    """A x + b + root e with e ~ N(0, I), of each series by its own key; ``like`` has the shape of one entry."""
+    root = rows(root)
+    e = normal(key, jnp.broadcast_to(like, (len(root[0]), *like.shape)))
+    return stack(matvec(rows(A), list(x)), like) + stack(vector(b), like) + stack(matvec(root, list(e)), like)
+
+
+def normal(key: Array, like: Float[Array, "*t s n"]) -> Float[Array, "*t s n"]:
+    """Standard normal numbers, of each series by its own key."""
+    shape = (*like.shape[:-2], like.shape[-1])
+    return jnp.moveaxis(jax.vmap(lambda k: jax.random.normal(k, shape, like.dtype))(key), 0, -2)

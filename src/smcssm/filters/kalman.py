@@ -11,10 +11,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from smcssm import kalman
 from smcssm.core import AbstractFilter, AbstractLinearGaussian, FilterInfo, Observation, Status, System, in_turn
-from smcssm.gaussian import Gaussian
+from smcssm.gaussian import Gaussian, affine, normal
 from smcssm.kalman.smoother import Backward
 from smcssm.linalg import rows, stack, vector
-from smcssm.linalg.entries import matvec
 
 
 class Kalman(AbstractFilter):
@@ -87,18 +86,5 @@ def simulate(
     """The next state, which stays the same over dt = 0, and an observation of it."""
     like = x[0]
     key_x, key_y = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
-
-    def noisy(key: Array, A: Any, x: Array, b: Any, root: Any) -> Array:
-        """A x + b + root e."""
-        root = rows(root)
-        e = normal(key, jnp.broadcast_to(like, (len(root[0]), *like.shape)))
-        return stack(matvec(rows(A), list(x)), like) + stack(vector(b), like) + stack(matvec(root, list(e)), like)
-
-    x = jnp.where((obs.dt == 0)[None], x, noisy(key_x, system.F, x, system.c, system.chol_Q))
-    return x, noisy(key_y, system.H, x, system.d, system.chol_R)
-
-
-def normal(key: Array, like: Float[Array, "*t s n"]) -> Float[Array, "*t s n"]:
-    """Standard normal numbers, of each series by its own key."""
-    shape = (*like.shape[:-2], like.shape[-1])
-    return jnp.moveaxis(jax.vmap(lambda k: jax.random.normal(k, shape, like.dtype))(key), 0, -2)
+    x = jnp.where((obs.dt == 0)[None], x, affine(key_x, system.F, x, system.c, system.chol_Q, like))
+    return x, affine(key_y, system.H, x, system.d, system.chol_R, like)

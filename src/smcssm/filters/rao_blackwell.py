@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +26,19 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Int, PyTree
 
 from smcssm import kalman
-from smcssm.core import AbstractConditionallyGaussian, AbstractFilter, FilterInfo, Observation, Status, System
+from smcssm.core import (
+    AbstractConditionallyGaussian,
+    AbstractRandomFilter,
+    FilterInfo,
+    Observation,
+    Status,
+    System,
+)
 from smcssm.errors import ModelError
 from smcssm.filters import collapse
 from smcssm.filters.collapse import taken
-from smcssm.filters.kalman import normal, simulate
-from smcssm.gaussian import Gaussian, mixture_moments
+from smcssm.filters.kalman import simulate
+from smcssm.gaussian import Gaussian, mixture_moments, normal
 from smcssm.linalg import rows, stack, vector
 
 TOGETHER = 4096
@@ -59,27 +66,27 @@ class Hybrid(NamedTuple):
     x: Float[Array, "x s n"]
 
 
-class RaoBlackwell(AbstractFilter):
+class RaoBlackwell(AbstractRandomFilter):
     """M Kalman filters for each outer particle, one for each of M paths of regimes.
 
     Args:
-        model: a conditionally linear Gaussian model.
+        model: a conditionally linear Gaussian model; that of the engine by default.
         n_particles: M, the number of inner particles to start with.
         max_inner: how many there may be.
         resampling: "optimal" (Fearnhead & Clifford) or "systematic"; of regimes that are enumerated.
     """
 
-    model: AbstractConditionallyGaussian
+    model: Any = None
     n_particles: int = 256
     max_inner: int = 4096
     resampling: str = "optimal"
 
-    exact: ClassVar[bool] = False
-    gaussian: ClassVar[bool] = False
-
     def __check_init__(self) -> None:
         """Sizes that can work."""
-        least, m = max(2, len(self.model.regime_names)), self.n_particles
+        if not isinstance(self.model, AbstractConditionallyGaussian | None):
+            raise ModelError(f"RaoBlackwell(model): expected a conditionally linear Gaussian model, got {self.model!r}")
+        regimes = 0 if self.model is None else len(self.model.regime_names)
+        least, m = max(2, regimes), self.n_particles
         if isinstance(m, bool) or not isinstance(m, int) or m < least:
             raise ModelError(
                 f"RaoBlackwell(n_particles={m!r}): expected a whole number >= {least}; one inner particle estimates "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,16 @@ def labels(what: str, value: Sequence[str]) -> tuple[str, ...]:
 def numbered(stem: str, n: int) -> tuple[str, ...]:
     """stem0, stem1, ...: the names of things that were given as a number of them."""
     return tuple(f"{stem}{i}" for i in range(n))
+
+
+def shapes_of(
+    what: str, names: tuple[str, ...], given: Mapping[str, int | tuple[int, ...]]
+) -> tuple[tuple[int, ...], ...]:
+    """The shape of each hyperparameter; a scalar where none is given, a vector where a length is."""
+    if unknown := sorted(set(given) - set(names)):
+        raise ModelError(f"{what}: {', '.join(unknown)} is not among the names {', '.join(names)}")
+    shapes = [given.get(name, ()) for name in names]
+    return tuple((shape,) if isinstance(shape, int) else tuple(shape) for shape in shapes)
 
 
 def diagonal(values: Sequence[Any]) -> list[list[Any]]:

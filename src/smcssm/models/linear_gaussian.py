@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, PyTree
 from smcssm.core import AbstractLinearGaussian, AbstractPrior, Matrix, Observation, System, Theta
 from smcssm.errors import ModelError
 from smcssm.linalg import rows, triangularise
-from smcssm.models.arguments import count, labels, numbered
+from smcssm.models.arguments import count, labels, numbered, shapes_of
 from smcssm.models.matrices import complete
 from smcssm.models.user_function import MatrixFunction
 
@@ -123,17 +123,6 @@ def _example(function: MatrixFunction, n_channels: int | None) -> tuple[dict[str
             return function.examine(n_channels or 1)
         except ModelError:
             raise first from first.__cause__
-
-
-def shapes_of(
-    what: str, names: tuple[str, ...], given: Mapping[str, int | tuple[int, ...]]
-) -> tuple[tuple[int, ...], ...]:
-    """Of every name, () where none is given."""
-    unknown = sorted(set(given) - set(names))
-    if unknown:
-        raise ModelError(f"{what}: {', '.join(unknown)} is not among the names {', '.join(names)}")
-    shapes = [given.get(name, ()) for name in names]
-    return tuple((shape,) if isinstance(shape, int) else tuple(shape) for shape in shapes)
 
 
 def _check(model: LinearGaussian, nx: int, ny: int) -> None:

@@ -92,7 +92,7 @@ class MatrixFunction(eqx.Module):
         reads: set[str] = set()
 
         def one(theta: dict[str, Array], step: Step) -> Array:
-            seen.append(self._call(theta, _Recorder(step, reads) if self.takes_step else None))
+            seen.append(self._call(theta, Recorder(step, reads) if self.takes_step else None))
             return step.dt
 
         with jax.ensure_compile_time_eval():  # placeholders have values, even while another program is traced
@@ -116,7 +116,7 @@ class MatrixFunction(eqx.Module):
             ) from error
 
 
-class _Recorder:
+class Recorder:
     """A Step that notes which fields are read."""
 
     def __init__(self, step: Step, reads: set[str]) -> None:

@@ -6,3 +6,4 @@ from smcssm.priors.base import HalfNormal as HalfNormal
 from smcssm.priors.base import Independent as Independent
 from smcssm.priors.base import LogNormal as LogNormal
 from smcssm.priors.base import Marginal as Marginal
+from smcssm.priors.base import Normal as Normal
