@@ -168,9 +168,10 @@ def measure(who, y, n, m):
 # --- the reference ---------------------------------------------------------------------------------------------------
 
 
-def log_likelihood(y, mu, phi, sigma, cells=300):
-    """Exact up to the width of a cell."""
+def log_likelihood(y, mu, phi, sigma):
+    """Exact up to the width of a cell, at most half of sigma but for phi > 0.9999."""
     stationary = sigma / np.sqrt(1 - phi**2)
+    cells = int(np.clip(28 * stationary / sigma, 200, 2000))
     x = np.linspace(mu - 7 * stationary, mu + 7 * stationary, cells)
     p = np.exp(-0.5 * ((x - mu) / stationary) ** 2)
     step = np.exp(-0.5 * ((x[None] - mu - phi * (x[:, None] - mu)) / sigma) ** 2) * (x[1] - x[0])

@@ -10,6 +10,7 @@ pseudo-marginal move of Andrieu & Roberts (2009).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -64,7 +65,8 @@ class Metropolis(AbstractKernel):
         counters: tuple[np.int64, np.int64],
     ) -> tuple[Population, Float[Array, " s"], Int[Array, " s"]]:
         proposal = self.proposals[counters[1] % len(self.proposals)]
-        challengers, log_ratio = compiled(propose, smc, proposal)(population, history.first, *counters)
+        tuning = compiled(fit, smc, proposal)(replace(population, belief=None))  # the same program for any belief
+        challengers, log_ratio = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)
         challengers = replay(smc, population, challengers, history, since, *counters)
         return compiled(accept, smc)(population, challengers, log_ratio, due, *counters)
 
@@ -89,18 +91,6 @@ def in_turn(proposal: str | AbstractProposal) -> tuple[AbstractProposal, ...]:
     return named[proposal] if isinstance(proposal, str) else (proposal,)
 
 
-def propose(
-    smc: SMC2,
-    proposal: AbstractProposal,
-    population: Population,
-    first: Observation,
-    rung: Int[Array, ""],
-    sweep: Int[Array, ""],
-) -> tuple[Challengers, Float[Array, "s n"]]:
-    """Fit a proposal for each fold of each series, draw from it, and start the filters at the draws."""
-    return draw(smc, proposal, fit(smc, proposal, population), population, first, rung, sweep)
-
-
 def draw(
     smc: SMC2,
     proposal: AbstractProposal,
@@ -110,7 +100,7 @@ def draw(
     rung: Int[Array, ""],
     sweep: Int[Array, ""],
 ) -> tuple[Challengers, Float[Array, "s n"]]:
-    """Draw from a proposal that has been fitted, and start the filters at the draws."""
+    """Draw from each fold's proposal, and start the filters at the draws."""
     key = move_key(population, rung, sweep)
     z, n_series = in_folds(smc, population.z), len(population.t)
     keys = jax.vmap(lambda k: jax.random.split(k, len(z) // n_series))(fold_in(key, 1)).reshape(-1)
