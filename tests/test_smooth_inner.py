@@ -44,14 +44,15 @@ def engine_of(model, prior, **options):
 def mixture(engine, of_theta, w):
     """Mean of ``of_theta`` over all particles."""
     theta = engine.snapshot().theta()
-    return sum(w[at] * of_theta({k: v[(..., *at)] for k, v in theta.items()}) for at in np.ndindex(w.shape))
+    alive = [at for at in np.ndindex(w.shape) if w[at] > 0]
+    return sum(w[at] * of_theta({k: v[(..., *at)] for k, v in theta.items()}) for at in alive)
 
 
 def by_paths(log_p, horizon):
     """Probabilities [t, k] of two regimes given y_1..horizon(t), from log p(path, y_1:t) of every path."""
-    out = np.zeros((T, 2))
+    out, each = np.zeros((T, 2)), functools.cache(log_p)
     for t in range(T):
-        paths, log_w = log_p(horizon(t))
+        paths, log_w = each(horizon(t))
         w = np.exp(log_w - logsumexp(log_w))
         out[t] = [w[paths[:, t] == k].sum() for k in range(2)]
     return out
@@ -119,6 +120,10 @@ def test_paths_of_a_chain_are_drawn_from_their_law():
 # --- conditionally linear Gaussian models ----------------------------------------------------------------------------
 
 
+SWITCHING_PRIOR = Independent({"a": HalfNormal(1.0), "stay": Beta(2.0, 2.0)})
+BRANCHES = RaoBlackwell(n_particles=2**T)
+
+
 def switching_paths(theta):
     def log_p(stop):
         found = enumeration.paths(np.array(first(theta)), np.array(moves(theta)), regimes(theta), Y[:stop])
@@ -129,8 +134,7 @@ def switching_paths(theta):
 
 @pytest.mark.parametrize("lag", [None, 2])
 def test_regimes_are_traced_exactly_while_every_path_has_a_place(lag):
-    prior = Independent({"a": HalfNormal(1.0), "stay": Beta(2.0, 2.0)})
-    engine = engine_of(MODEL, prior, y=tuple(map(tuple, Y)), filter=RaoBlackwell(n_particles=2**T))
+    engine = engine_of(MODEL, SWITCHING_PRIOR, y=tuple(map(tuple, Y)), filter=BRANCHES)
     got = engine.smooth(lag, seed=5)
     weights = engine.snapshot().weights()
     chosen = resampled(weights, traced.DRAWN // RUNS, np.random.default_rng(5))
