@@ -10,7 +10,7 @@ import pytest
 
 LAYERS = [
     "core linalg errors",
-    "gaussian resampling timeline history records journal",
+    "gaussian resampling relabelling timeline history records journal",
     "kalman priors.base",
     "models filters priors gp",
     "smc2 moves schedules",

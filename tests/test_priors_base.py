@@ -10,6 +10,7 @@ from scipy.integrate import quad
 from smcssm.errors import ModelError
 from smcssm.models.stationary import UniformStationary, reflections
 from smcssm.priors import Beta, FromFunctions, HalfNormal, Independent, LogNormal, Normal
+from smcssm.priors.base import Dirichlet
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -130,3 +131,15 @@ def test_mistakes_are_named():
             HalfNormal(scale)
     with pytest.raises(ModelError, match="at least one"):
         Independent({})
+
+
+def test_rows_of_probabilities_among_others_take_as_many_numbers_as_they_need():
+    """One less in each row; what comes after them finds its own."""
+    prior = Independent({"p": Dirichlet([[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]]), "b": Normal(5.0, 1e-3)})
+    z, _ = prior.sample(jax.random.key(0), 3)
+    assert z.shape == (prior.size, 3) == (5, 3)
+    theta = prior.constrain(jnp.asarray(z[:, 0]))
+    assert theta["p"].shape == (2, 3)
+    np.testing.assert_allclose(theta["p"].sum(axis=1), 1.0)
+    np.testing.assert_allclose(theta["b"], 5.0, atol=0.01)
+    np.testing.assert_allclose(prior.unconstrain(theta), z[:, 0], rtol=1e-9)

@@ -411,11 +411,13 @@ class Engine:
         """Mean and sd of the state at every observation so far, given all of them; hyperparameters integrated out.
 
         Args:
-            lag: how many later observations each state is told by; None for all. Hyperparameters have their present
-                posterior all the same.
+            lag: how many later observations each state is told by; None for all, or for 50 where inner particles are
+                traced back. Hyperparameters have their present posterior all the same.
             draws: how many joint trajectories to draw from each run, each with the hyperparameters of one particle:
-                ``trajectory``, dims (chain, draw, time, state).
-            seed: of the draws.
+                ``trajectory``, dims (chain, draw, time, state). Exact filters alone draw them.
+            seed: of the draws, and of inner particles.
+
+        Of regimes also their ``probability``, dims (time, regime); of a Rao-Blackwellised filter nothing else.
         """
         assemble.check_smoothing(lag, draws, seed)
         return readout.smooth(self.snapshot(), lag, draws, seed)

@@ -75,7 +75,7 @@ class Discrete(AbstractFilter):
 
     def draw(self, key: Array, belief: Probabilities) -> Int[Array, "s n"]:
         """A regime."""
-        return _drawn(key, belief.p)
+        return which(uniform(key, belief.p[0]), belief.p)
 
     def simulate(
         self, key: Array, params: PyTree[Array], state: Int[Array, "s n"], obs: Observation
@@ -85,12 +85,12 @@ class Discrete(AbstractFilter):
         P = self.model.transition(params, obs)
         every = jnp.arange(len(P))[:, None, None]
         now = every == state[None]
-        u = _drawn(key_u, jnp.sum(jnp.where(now[:, None], P, 0.0), axis=0))
+        p = jnp.sum(jnp.where(now[:, None], P, 0.0), axis=0)
+        u = which(uniform(key_u, p[0]), p)
         return u, (every == u[None]).astype(P.dtype), self.model.sample_observation(key_y, params, u, obs)
 
 
-def _drawn(key: Array, p: Float[Array, "k s n"]) -> Int[Array, "s n"]:
-    """One of k by its probability."""
+def which(point: Float[Array, "s n"], p: Float[Array, "k s n"]) -> Int[Array, "s n"]:
+    """The one of k that a uniform number falls into."""
     cumulative = jnp.cumsum(p, axis=0)
-    point = uniform(key, cumulative[-1]) * cumulative[-1]
-    return jnp.sum(cumulative[:-1] <= point[None], axis=0).astype(jnp.int32)
+    return jnp.sum(cumulative[:-1] <= (point * cumulative[-1])[None], axis=0).astype(jnp.int32)

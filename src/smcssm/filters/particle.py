@@ -217,8 +217,8 @@ def _check_model(model: Any, method: str) -> None:
         raise ModelError(f'Particle(method="auxiliary"): {type(model).__name__} has no look_ahead')
 
 
-def lagged(belief: Particles) -> tuple[Float[Array, "l x s n"], Float[Array, "l x s n"]]:
-    """Mean and sd of x_t, x_{t-1}, ..., x_{t-lag} given y_1:t, from the ancestors of today's particles.
+def lagged(belief: Particles, first: int = 0) -> tuple[Float[Array, "l x s n"], Float[Array, "l x s n"]]:
+    """Mean and sd of x_{t-first}, ..., x_{t-lag} given y_1:t, from the ancestors of today's particles.
 
     Fixed-lag smoothing (Kitagawa & Sato 2001, doi:10.1007/978-1-4757-3437-9_9): a bias where observations later than
     t tell something of x_{t-lag}, which a longer lag makes less (Olsson, Cappé, Douc & Moulines 2008,
@@ -227,7 +227,7 @@ def lagged(belief: Particles) -> tuple[Float[Array, "l x s n"], Float[Array, "l 
     """
     if belief.path is None:
         raise ModelError("lagged: this filter keeps no past states: give it lag=")
-    of_each = jnp.concatenate([belief.x[None], belief.path])
+    of_each = jnp.concatenate([belief.x[None], belief.path])[first:]
     mean, sd = jax.vmap(_moments, (0, None))(of_each, belief.log_weight)
     return mean, sd
 

@@ -51,12 +51,16 @@ _REDUCTIONS: dict[str, Callable] = {"optimal": collapse.optimal, "systematic": c
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Branches:
-    """M weighted Gaussians N(mean, chol chol') of x, each with its u; weights add up to one, empty places have none."""
+    """M weighted Gaussians N(mean, chol chol') of x, each with its u; weights add up to one, empty places have none.
+
+    ``path`` are the values of u before, the latest first.
+    """
 
     u: Int[Array, "m s n"] | Float[Array, "m s n"]
     log_weight: Float[Array, "m s n"]
     mean: Float[Array, "x m s n"]
     chol: Float[Array, "x x m s n"]
+    path: Int[Array, "l m s n"] | Float[Array, "l m s n"] | None = None
 
 
 class Hybrid(NamedTuple):
@@ -74,12 +78,14 @@ class RaoBlackwell(AbstractRandomFilter):
         n_particles: M, the number of inner particles to start with.
         max_inner: how many there may be.
         resampling: "optimal" (Fearnhead & Clifford) or "systematic"; of regimes that are enumerated.
+        lag: how many past values of u are kept with each particle, for ``lagged``.
     """
 
     model: Any = None
     n_particles: int = 256
     max_inner: int = 4096
     resampling: str = "optimal"
+    lag: int = 0
 
     def __check_init__(self) -> None:
         """Sizes that can work."""
@@ -92,6 +98,8 @@ class RaoBlackwell(AbstractRandomFilter):
                 f"RaoBlackwell(n_particles={m!r}): expected a whole number >= {least}; one inner particle estimates "
                 "nothing, and at the start there is one for each regime"
             )
+        if isinstance(self.lag, bool) or not isinstance(self.lag, int) or self.lag < 0:
+            raise ModelError(f"RaoBlackwell(lag={self.lag!r}): expected a whole number >= 0")
         if self.max_inner < m:
             raise ModelError(f"RaoBlackwell(max_inner={self.max_inner}): below n_particles={m}")
         if self.resampling not in _REDUCTIONS:
@@ -107,7 +115,8 @@ class RaoBlackwell(AbstractRandomFilter):
         m0, chol_P0 = self.model.initial(params, u, obs)
         every = jnp.broadcast_to(zero, (m, *zero.shape))
         mean, chol = stack(vector(m0), every), stack(rows(chol_P0), every)
-        return Branches(u, log_weight.astype(zero.dtype), mean, chol)
+        path = jnp.broadcast_to(u, (self.lag, *u.shape)) if self.lag else None
+        return Branches(u, log_weight.astype(zero.dtype), mean, chol, path)
 
     def step(
         self, key: Array, params: PyTree[Array], belief: Branches, obs: Observation
@@ -128,7 +137,7 @@ class RaoBlackwell(AbstractRandomFilter):
         lower = [taken(_flat(column[j:]), places) for j, column in enumerate(jnp.unstack(after.chol, axis=1))]
         above = [jnp.zeros((j, *mean.shape[1:]), mean.dtype) for j in range(len(mean))]
         chol = jnp.stack([jnp.concatenate(pair) for pair in zip(above, lower, strict=True)], axis=1)
-        return Branches(u, log_weight, mean, chol), info
+        return Branches(u, log_weight, mean, chol, _path(belief, places)), info
 
     def _reduce(self, key: Array, log_weight: Float[Array, "c s n"], m: int) -> collapse.Reduced:
         if len(log_weight) == m:
@@ -151,7 +160,12 @@ class RaoBlackwell(AbstractRandomFilter):
     def relabel(self, belief: Branches, permutation: Int[Array, "k s n"]) -> Branches:
         """The belief of the same model with its regimes called otherwise: k is what ``permutation[k]`` was."""
         called = jnp.argsort(permutation, axis=0).astype(belief.u.dtype)
-        return replace(belief, u=jnp.take_along_axis(called, belief.u, axis=0))
+
+        def otherwise(u: Array) -> Array:
+            return jnp.take_along_axis(called, u, axis=0)
+
+        path = None if belief.path is None else jax.vmap(otherwise)(belief.path)
+        return replace(belief, u=otherwise(belief.u), path=path)
 
     def inner(self, belief: Branches) -> int:
         """M."""
@@ -182,6 +196,24 @@ class RaoBlackwell(AbstractRandomFilter):
     @property
     def _K(self) -> int:
         return len(self.model.regime_names)
+
+
+def lagged(belief: Branches, n_regimes: int, first: int = 0) -> Float[Array, "l k s n"]:
+    """Probabilities of the regimes u_{t-first}, ..., u_{t-lag} given y_1:t, from the paths of today's branches.
+
+    As of ``particle.lagged``; exact while no path has been left out.
+    """
+    u = belief.u[None] if belief.path is None else jnp.concatenate([belief.u[None], belief.path])
+    w = jnp.exp(belief.log_weight)[None]
+    return jnp.stack([jnp.sum(jnp.where(u[first:] == k, w, 0.0), axis=1) for k in range(n_regimes)], axis=1)
+
+
+def _path(belief: Branches, places: Int[Array, "m s n"]) -> Array | None:
+    """Values of u that lead to the candidates which fill the places; of each branch they are numbered alike."""
+    if belief.path is None:
+        return None
+    before = jnp.concatenate([belief.u[None], belief.path[:-1]])
+    return taken(before, places % len(belief.log_weight))
 
 
 def inside(obs: Observation) -> Observation:

@@ -7,7 +7,7 @@ gets status NOT_FINITE and weight zero. Rows of numbers are checked at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +20,8 @@ from smcssm.errors import ModelError
 from smcssm.linalg import stack
 from smcssm.models.matrices import as_entries
 from smcssm.models.user_function import MatrixFunction
+from smcssm.relabelling import in_order as in_order
+from smcssm.relabelling import permuted as permuted
 
 SLACK = 1e-6
 """How far from one a row of probabilities may add up."""
@@ -140,25 +142,6 @@ def lift(entries: Any, ndim: int) -> Any:
 def lifted(a: Array, ndim: int) -> Array:
     """With axes of size 1 in front."""
     return a.reshape((1,) * (ndim - a.ndim) + a.shape)
-
-
-def permuted(model: Any, theta: Mapping[str, Any], permutation: Int[Array, " k"]) -> dict[str, Array]:
-    """The same model with its regimes called otherwise: regime k becomes what ``permutation[k]`` was.
-
-    ``theta`` is of one particle; which axes count regimes says ``model.per_regime``.
-    """
-    out = dict(theta)
-    for name, axes in model.per_regime.items():
-        value = jnp.asarray(theta[name])
-        for axis in range(axes):
-            value = jnp.take(value, permutation, axis=axis)
-        out[name] = value
-    return out
-
-
-def in_order(model: Any, theta: Mapping[str, Any], key: str) -> dict[str, Array]:
-    """Hyperparameters of one particle with regimes in ascending order of one of them: what summaries should be of."""
-    return permuted(model, theta, jnp.argsort(jnp.asarray(theta[key])))
 
 
 class Constant(eqx.Module):

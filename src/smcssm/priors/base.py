@@ -1,8 +1,9 @@
 """Priors without PyMC: the small set that default priors are built from, and priors from your own functions."""
 
 import abc
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -22,6 +23,11 @@ class Marginal(eqx.Module):
     """The law of one hyperparameter, scalar or array, with a bijection to as many unconstrained numbers z."""
 
     shape: eqx.AbstractVar[Shape]
+
+    @property
+    def size(self) -> int:
+        """How many numbers z has. A hook: as many as the value, mostly."""
+        return math.prod(self.shape)
 
     @abc.abstractmethod
     def sample(self, key: Array, n: int) -> Float[Array, "z n"]:
@@ -166,6 +172,11 @@ class Dirichlet(Marginal):
         """One row of probabilities for each row of ``a``."""
         return (len(self.a), len(self.a[0]))
 
+    @property
+    def size(self) -> int:
+        """One less in each row."""
+        return len(self.a) * (len(self.a[0]) - 1)
+
     def sample(self, key: Array, n: int) -> Float[Array, "z n"]:
         """Differences of log Gamma draws: never infinite."""
         log_g = jax.random.loggamma(key, jnp.asarray(self.a)[..., None], (*self.shape, n))
@@ -212,8 +223,8 @@ class Independent(AbstractPrior):
 
     @property
     def size(self) -> int:
-        """Number of elements of all hyperparameters."""
-        return sum(map(math.prod, self.shapes))
+        """Number of unconstrained numbers of all hyperparameters."""
+        return sum(law.size for law in self.laws)
 
     @property
     def dims(self) -> Mapping[str, tuple[str, ...]]:
@@ -233,12 +244,12 @@ class Independent(AbstractPrior):
 
     def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
         """Sum of the marginals."""
-        parts = zip(self.laws, _split(z, self.shapes), strict=True)
+        parts = zip(self.laws, _split(z, [law.size for law in self.laws]), strict=True)
         return sum((law.log_prob(part) for law, part in parts), jnp.zeros((), z.dtype))
 
     def constrain(self, z: Float[Array, " z"]) -> dict[str, Array]:
         """By name."""
-        parts = zip(self.names, self.laws, _split(z, self.shapes), strict=True)
+        parts = zip(self.names, self.laws, _split(z, [law.size for law in self.laws]), strict=True)
         return {name: law.constrain(part) for name, law, part in parts}
 
     def unconstrain(self, theta: Theta) -> Float[Array, " z"]:
@@ -311,12 +322,13 @@ class FromFunctions(AbstractPrior):
 
     def log_prob(self, z: Float[Array, " z"]) -> Float[Array, ""]:
         """The user's density at the constrained values plus the log Jacobian."""
-        parts = zip(self.transforms, _split(z, self.shapes), strict=True)
+        parts = zip(self.transforms, _split(z, map(math.prod, self.shapes)), strict=True)
         return sum((jnp.sum(_BIJECTIONS[t][2](part)) for t, part in parts), self.log_density(self.constrain(z)))
 
     def constrain(self, z: Float[Array, " z"]) -> dict[str, Array]:
         """By name."""
-        parts = zip(self.names, self.transforms, self.shapes, _split(z, self.shapes), strict=True)
+        pieces = _split(z, map(math.prod, self.shapes))
+        parts = zip(self.names, self.transforms, self.shapes, pieces, strict=True)
         return {name: _BIJECTIONS[t][0](part).reshape(shape) for name, t, shape, part in parts}
 
     def unconstrain(self, theta: Theta) -> Float[Array, " z"]:
@@ -325,10 +337,10 @@ class FromFunctions(AbstractPrior):
         return jnp.concatenate([_BIJECTIONS[t][1](jnp.asarray(theta[name])).reshape(-1) for name, t in pairs])
 
 
-def _split(z: Float[Array, " z"], shapes: tuple[Shape, ...]) -> list[Float[Array, " part"]]:
+def _split(z: Float[Array, " z"], sizes: Iterable[int]) -> list[Float[Array, " part"]]:
     """The part of z that belongs to each hyperparameter."""
-    ends = np.cumsum([math.prod(shape) for shape in shapes])
-    return [z[end - math.prod(shape) : end] for shape, end in zip(shapes, ends, strict=True)]
+    ends = np.cumsum([0, *sizes])
+    return [z[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _positive(what: str, value: float) -> float:

@@ -22,6 +22,8 @@ from smcssm.snapshot import Snapshot
 if TYPE_CHECKING:
     import xarray as xr
 
+ROOM = 1 << 22  # numbers that the beliefs which paths start from may take up: 32 MiB in float64
+
 
 def paths(snapshot: Snapshot, future: Observation, draws: int, seed: int | None = None) -> xr.Dataset:
     """``draws`` paths through the rows of ``future``, of observations and states; runs have equal shares."""
@@ -36,8 +38,12 @@ def paths(snapshot: Snapshot, future: Observation, draws: int, seed: int | None 
         padded = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], size - h, axis=0)]), future)
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         chosen = rng.choice(w.size, draws, p=w.ravel() / w.sum())
-        x, y = compiled(simulate, snapshot.smc)(key, snapshot.population, padded, chosen)
-        x, y = (np.moveaxis(np.asarray(a)[:h, :, 0], -1, 0) for a in (x, y))
+        found, share = [], _share(snapshot, draws)
+        for first in range(0, draws, share):
+            part, of_part = np.resize(chosen[first : first + share], share), jax.random.fold_in(key, first)
+            told = compiled(simulate, snapshot.smc)(of_part if first else key, snapshot.population, padded, part)
+            found.append([np.moveaxis(np.asarray(a)[:h, :, 0], -1, 0) for a in told])
+        x, y = (np.concatenate(parts)[:draws] for parts in zip(*found, strict=True))
     coords = {
         "draw": np.arange(draws),
         "step": np.arange(1, h + 1),
@@ -46,6 +52,12 @@ def paths(snapshot: Snapshot, future: Observation, draws: int, seed: int | None 
     }
     dims = ("draw", "step")
     return xr.Dataset({"draws": ((*dims, "channel"), y), "state_draws": ((*dims, "state"), x)}, coords)
+
+
+def _share(snapshot: Snapshot, draws: int) -> int:
+    """How many paths at a time: each starts from the belief of one particle, with all inner particles of it."""
+    one = sum(leaf.size for leaf in jax.tree.leaves(snapshot.population.belief)) / snapshot.population.log_weight.size
+    return min(draws, max(1, int(ROOM / one)))
 
 
 def simulate(

@@ -2,10 +2,11 @@
 
     for a share of the particles at a time:
         forwards    filter all of history; keep the belief before every chunk of rows
-        backwards   chunk by chunk, last first: filter it again, and step back over its rows (``kalman.smoother``)
+        backwards   chunk by chunk, last first: filter it again, and step back over its rows (``backwards_gaussian``,
+                    ``backwards_chain``)
                     mean and variance of every state over these particles, joined with those of the others
 
-The mixture over particles is exact: its mean and sd are those of a mixture of Gaussians, one for each particle.
+The mixture over particles is exact: its mean and sd are those of a mixture with a law for each particle.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from smcssm.core import Observation
+from smcssm.core import AbstractRandomFilter, Observation
 from smcssm.errors import ModelError
-from smcssm.filters import Kalman
-from smcssm.gaussian import Gaussian
+from smcssm.filters import Discrete, Kalman
 from smcssm.history import pad
-from smcssm.kalman import smoother
+from smcssm.readout import traced
+from smcssm.readout.backwards import Backwards, Moments
+from smcssm.readout.backwards_chain import CHAIN
+from smcssm.readout.backwards_gaussian import GAUSSIAN
 from smcssm.readout.posterior import resampled
 from smcssm.smc2.adapt import compiled, gather
 from smcssm.smc2.population import SMC2, Population, Stream, at_particles, fold_in, stream
@@ -33,20 +36,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 ROOM = 1 << 23  # numbers that a share of the particles may take up for a chunk of rows: 64 MiB in float64
-
-
-class Moments(NamedTuple):
-    """Weight, mean, and weighted sum of squares around it, of states ``[t, x]`` over some particles."""
-
-    weight: Float[Any, ""]
-    mean: Float[Any, "t x"]
-    square: Float[Any, "t x"]
-
-    def join(self, other: Moments) -> Moments:
-        """Of both together (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115)."""
-        weight, gap = self.weight + other.weight, other.mean - self.mean
-        square = self.square + other.square + gap**2 * (self.weight * other.weight / weight)
-        return Moments(weight, self.mean + gap * (other.weight / weight), square)
+WAYS: dict[type, Backwards] = {Kalman: GAUSSIAN, Discrete: CHAIN}
 
 
 class Share(NamedTuple):
@@ -54,7 +44,7 @@ class Share(NamedTuple):
 
     smc: SMC2
     params: PyTree
-    start: Gaussian
+    start: PyTree
     data: Observation
 
     def chunk(self, first: int, size: int) -> tuple[Observation, Int[np.ndarray, ""]]:
@@ -68,24 +58,28 @@ def smooth(snapshot: Snapshot, lag: int | None = None, draws: int = 0, seed: int
 
     Rows are in the order of their times, labelled by the order in which they arrived. Hyperparameters have their
     present posterior, with a lag as well. ``draws`` adds as many ``trajectory`` per run, drawn jointly with the
-    hyperparameters and given all of y_1:T; dims (chain, draw, time, state).
+    hyperparameters and given all of y_1:T; dims (chain, draw, time, state). Of a hidden Markov model states are the
+    indicators of regimes, whose ``probability`` has dims (time, regime). With inner particles: see ``traced``.
     """
     import xarray as xr
 
-    data = _data(snapshot)
+    data, inner = _data(snapshot), snapshot.smc.filter
+    if isinstance(inner, AbstractRandomFilter):
+        return traced.smooth(snapshot, data, lag, draws, seed)
     dims, times = ("time", "state"), data.index[:, 0] + 1
     with jax.enable_x64(True):
         mean, sd = _mixture(snapshot, data, None if lag is None or lag >= len(times) else lag)
         out: dict[str, Any] = {"mean": (dims, mean), "sd": (dims, sd)}
         if draws:
             out["trajectory"] = (("chain", "draw", *dims), _trajectories(snapshot, data, draws, seed))
-    return xr.Dataset(out, {"time": times, "state": list(snapshot.smc.filter.model.state_names)}, {"t": snapshot.t})
+    told = xr.Dataset(out, {"time": times, "state": list(inner.model.state_names)}, {"t": snapshot.t})
+    if not isinstance(inner, Discrete):
+        return told
+    return told.assign(probability=(("time", "regime"), mean)).assign_coords(regime=list(inner.model.regime_names))
 
 
 def _data(snapshot: Snapshot) -> Observation:
     """All observations."""
-    if not isinstance(snapshot.smc.filter, Kalman):
-        raise ModelError(f"smooth: there is no smoother for {type(snapshot.smc.filter).__name__}, only for Kalman()")
     if snapshot.t == 0:
         raise ModelError("smooth: there is no observation yet")
     if snapshot.data is None:
@@ -111,6 +105,11 @@ def _mixture(snapshot: Snapshot, data: Observation, lag: int | None) -> tuple[np
     return total.mean, np.sqrt(total.square / total.weight)
 
 
+def _way(smc: SMC2) -> Backwards:
+    """The way back of its filter."""
+    return WAYS[type(smc.filter)]
+
+
 def _room(snapshot: Snapshot) -> int:
     """How many particles of each run at a time."""
     x, runs = len(snapshot.smc.filter.model.state_names), len(snapshot.population.log_weight)
@@ -130,11 +129,11 @@ def _before(smc: SMC2, population: Population, numbers: Array, blank: Observatio
 
 
 def _backwards[T](
-    share: Share, begin: Callable[[Gaussian], T], step: Callable[[int, Gaussian, T], tuple[T, Any]]
+    share: Share, begin: Callable[[Any], T], step: Callable[[int, Any, T], tuple[T, Any]]
 ) -> Iterator[Any]:
     """What ``step`` says of each chunk, from its first row, the belief before it and a state; the last chunk first."""
     smc, size, belief, starts = share.smc, share.smc.chunk, share.start, []
-    key = stream(jnp.zeros((belief.mean.shape[-2], 2), jnp.uint32), Stream.FILTER)  # a Kalman filter draws nothing
+    key = stream(jnp.zeros((share.data.dt.shape[-1], 2), jnp.uint32), Stream.FILTER)  # an exact filter draws nothing
     for first in range(0, len(share.data.dt), size):
         starts.append((first, belief))
         belief = compiled(_forwards, smc)(key, share.params, belief, *share.chunk(first, size))
@@ -144,7 +143,7 @@ def _backwards[T](
         yield told
 
 
-def _forwards(smc: SMC2, key: Array, params: PyTree, belief: Gaussian, rows: Observation, length: Array) -> Gaussian:
+def _forwards(smc: SMC2, key: Array, params: PyTree, belief: PyTree, rows: Observation, length: Array) -> PyTree:
     return smc.filter.replay(key, params, belief, at_particles(rows), length)[0]
 
 
@@ -157,21 +156,21 @@ def _in_order(chunks: Iterator[Any], n_rows: int) -> Any:
 def _smoothed(share: Share, w: Float[np.ndarray, "s n"]) -> Moments:
     """Given all observations."""
 
-    def step(first: int, start: Gaussian, law: Gaussian) -> tuple[Gaussian, tuple]:
+    def step(first: int, start: Any, law: Any) -> tuple[Any, tuple]:
         rows = share.chunk(first, share.smc.chunk)
-        law, told = compiled(_smoothed_chunk, share.smc)(share.params, start, *rows, law, w)
+        law, told = compiled(_way(share.smc).smoothed, share.smc)(share.params, start, *rows, law, w)
         return law, jax.device_get(told)
 
-    mean, square = _in_order(_backwards(share, _centred, step), len(share.data.dt))
+    mean, square = _in_order(_backwards(share, _way(share.smc).end, step), len(share.data.dt))
     return Moments(w.sum(), mean, square)
 
 
 def _with_lag(share: Share, w: Float[np.ndarray, "s n"], lag: int) -> Moments:
     """Given ``lag`` observations more."""
 
-    def step(first: int, start: Gaussian, nothing: None) -> tuple[None, tuple]:
+    def step(first: int, start: Any, nothing: None) -> tuple[None, tuple]:
         rows = share.chunk(first, share.smc.chunk + lag)
-        return nothing, jax.device_get(compiled(_lagged_chunk, share.smc, lag)(share.params, start, *rows, w))
+        return nothing, jax.device_get(compiled(_way(share.smc).lagged, share.smc, lag)(share.params, start, *rows, w))
 
     mean, square = _in_order(_backwards(share, lambda _: None, step), len(share.data.dt))
     return Moments(w.sum(), mean, square)
@@ -192,71 +191,13 @@ def _trajectories(snapshot: Snapshot, data: Observation, draws: int, seed: int) 
 def _drawn(share: Share, key: Array) -> np.ndarray:
     """One trajectory of each particle, ``[t, x, s, n]``."""
 
-    def begin(end: Gaussian) -> Array:
-        return compiled(_last_draw, share.smc)(fold_in(key, 0), end)
+    def begin(end: Any) -> Array:
+        return compiled(_way(share.smc).last, share.smc)(fold_in(key, 0), end)
 
-    def step(first: int, start: Gaussian, draw: Array) -> tuple[Array, np.ndarray]:
+    def step(first: int, start: Any, draw: Array) -> tuple[Array, np.ndarray]:
         rows = share.chunk(first, share.smc.chunk)
-        draw, path = compiled(_drawn_chunk, share.smc)(fold_in(key, 1, first), share.params, start, *rows, draw)
+        run = compiled(_way(share.smc).drawn, share.smc)
+        draw, path = run(fold_in(key, 1, first), share.params, start, *rows, draw)
         return draw, np.asarray(path)
 
     return _in_order(_backwards(share, begin, step), len(share.data.dt))
-
-
-def _centred(belief: Gaussian) -> Gaussian:
-    return Gaussian(jnp.zeros_like(belief.mean), belief.chol)
-
-
-def _smoothed_chunk(
-    smc: SMC2, params: PyTree, start: Gaussian, rows: Observation, length: Array, law: Gaussian, w: Array
-) -> tuple[Gaussian, tuple[Array, Array]]:
-    beliefs, steps = _back(smc, params, start, rows, length)
-    before, laws = smoother.smooth(steps, law, _kalman(smc).blocks)
-    return before, _moments(beliefs.mean + laws.mean, laws.chol, w)
-
-
-def _lagged_chunk(
-    smc: SMC2, lag: int, params: PyTree, start: Gaussian, rows: Observation, length: Array, w: Array
-) -> tuple[Array, Array]:
-    beliefs, steps = _back(smc, params, start, rows, length)
-    laws = smoother.lagged(steps, beliefs, lag)
-    return _moments(beliefs.mean[: len(laws.mean)] + laws.mean, laws.chol, w)
-
-
-def _drawn_chunk(
-    smc: SMC2, key: Array, params: PyTree, start: Gaussian, rows: Observation, length: Array, draw: Array
-) -> tuple[Array, Array]:
-    beliefs, steps = _back(smc, params, start, rows, length)
-    before, draws = smoother.sample(steps, draw, _normal(key, beliefs.mean), _kalman(smc).blocks)
-    return before, beliefs.mean + draws
-
-
-def _last_draw(smc: SMC2, key: Array, end: Gaussian) -> Array:
-    del smc
-    return jnp.sum(end.chol * _normal(key, end.mean)[None], axis=1)
-
-
-def _normal(key: Array, like: Float[Array, "*t x s n"]) -> Float[Array, "*t x s n"]:
-    """Standard normal numbers, of each series by its own key."""
-    shape = (*like.shape[:-2], like.shape[-1])
-    return jnp.moveaxis(jax.vmap(lambda k: jax.random.normal(k, shape, like.dtype))(key), 0, -2)
-
-
-def _back(smc: SMC2, params: PyTree, start: Gaussian, rows: Observation, length: Array) -> tuple:
-    return _kalman(smc).back(params, start, at_particles(rows), length)
-
-
-def _kalman(smc: SMC2) -> Kalman:
-    assert isinstance(smc.filter, Kalman)
-    return smc.filter
-
-
-def _moments(
-    mean: Float[Array, "t x s n"], chol: Float[Array, "t x x s n"], w: Float[Array, "s n"]
-) -> tuple[Float[Array, "t x"], Float[Array, "t x"]]:
-    """Mean, and weighted sum of squares around it, of a mixture; of weight zero a particle may be anything."""
-    w = w[None, None]
-    alive = w > 0
-    m, v = (jnp.where(alive, a.astype(jnp.float64), 0.0) for a in (mean, jnp.sum(chol**2, axis=2)))
-    middle = jnp.sum(w * m, axis=(-2, -1)) / jnp.sum(w)
-    return middle, jnp.sum(w * (v + (m - middle[..., None, None]) ** 2), axis=(-2, -1))

@@ -1,0 +1,62 @@
+"""The way back of a Kalman filter: ``kalman.smoother``, chunk by chunk."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from smcssm.core import Observation
+from smcssm.filters import Kalman
+from smcssm.gaussian import Gaussian, normal
+from smcssm.kalman import smoother
+from smcssm.readout.backwards import Backwards, moments
+from smcssm.smc2.population import SMC2, at_particles
+
+
+def _centred(belief: Gaussian) -> Gaussian:
+    return Gaussian(jnp.zeros_like(belief.mean), belief.chol)
+
+
+def _smoothed(
+    smc: SMC2, params: PyTree, start: Gaussian, rows: Observation, length: Array, law: Gaussian, w: Array
+) -> tuple[Gaussian, tuple[Array, Array]]:
+    beliefs, steps = _back(smc, params, start, rows, length)
+    before, laws = smoother.smooth(steps, law, _kalman(smc).blocks)
+    return before, moments(beliefs.mean + laws.mean, _variance(laws), w)
+
+
+def _lagged(
+    smc: SMC2, lag: int, params: PyTree, start: Gaussian, rows: Observation, length: Array, w: Array
+) -> tuple[Array, Array]:
+    beliefs, steps = _back(smc, params, start, rows, length)
+    laws = smoother.lagged(steps, beliefs, lag)
+    return moments(beliefs.mean[: len(laws.mean)] + laws.mean, _variance(laws), w)
+
+
+def _last(smc: SMC2, key: Array, end: Gaussian) -> Float[Array, "x s n"]:
+    del smc
+    return jnp.sum(end.chol * normal(key, end.mean)[None], axis=1)
+
+
+def _drawn(
+    smc: SMC2, key: Array, params: PyTree, start: Gaussian, rows: Observation, length: Array, draw: Array
+) -> tuple[Array, Array]:
+    beliefs, steps = _back(smc, params, start, rows, length)
+    before, draws = smoother.sample(steps, draw, normal(key, beliefs.mean), _kalman(smc).blocks)
+    return before, beliefs.mean + draws
+
+
+def _back(smc: SMC2, params: PyTree, start: Gaussian, rows: Observation, length: Array) -> tuple:
+    return _kalman(smc).back(params, start, at_particles(rows), length)
+
+
+def _kalman(smc: SMC2) -> Kalman:
+    assert isinstance(smc.filter, Kalman)
+    return smc.filter
+
+
+def _variance(laws: Gaussian) -> Float[Array, "t x s n"]:
+    return jnp.sum(laws.chol**2, axis=2)
+
+
+GAUSSIAN = Backwards(_centred, _smoothed, _lagged, _last, _drawn)
