@@ -180,3 +180,26 @@ def test_models_without_exchangeable_regimes_are_refused():
     runtime = ss.Engine(ss.models.LocalLevel(), prior, n_particles=16)._runtime
     with pytest.raises(ModelError, match="per_regime="):
         check(runtime.smc, np.zeros((2, 1)))
+
+
+def test_an_engine_visits_both_names():
+    """Half of the particles have the first regime's mean above the second's, whatever the data."""
+    model, rng = ss.models.GaussianRegimes(2), np.random.default_rng(2)
+    y = np.where(np.arange(40) // 8 % 2, 2.0, 0.0) + 0.5 * rng.standard_normal(40)
+    options = dict(n_particles=N, runs=4, move=ss.moves.Metropolis(relabel=True))
+    engine = ss.Engine(model, model.default_prior(1.5), **options)
+    infos = engine.update(y)
+    assert infos.moved.sum() > 2
+    theta, w = engine.snapshot().theta(), engine.snapshot().weights()
+    share = np.sum(w * (theta["mean"][0] > theta["mean"][1]), axis=-1)
+    assert share.mean() == pytest.approx(0.5, abs=4 * (0.25 / (0.5 * N * 4)) ** 0.5)
+    spread = theta["mean"].std()
+    assert spread > 0.8  # both modes, not the middle
+
+
+def test_what_cannot_be_renamed_is_refused_when_the_engine_is_built():
+    with pytest.raises(ModelError, match="does not say that its regimes are exchangeable"):
+        ss.Engine(ss.models.LocalLevel(), move=ss.moves.Metropolis(relabel=True))
+    model = ss.models.GaussianRegimes(2)
+    with pytest.raises(ModelError, match="do not rename regimes yet"):
+        ss.Engine(model, model.default_prior(1.0), schedule=ss.Paced(), move=ss.moves.Metropolis(relabel=True))

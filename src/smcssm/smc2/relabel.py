@@ -23,12 +23,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.core import at_each_particle
 from smcssm.errors import ModelError
 from smcssm.relabelling import permuted
-from smcssm.smc2.population import SMC2, Population, fold_in, log_prior
+from smcssm.smc2.adapt import move_key
+from smcssm.smc2.population import SMC2, Population, fold_in, log_prior, select
 
 CLOSE = 1e-6  # how far a hyperparameter may be from itself after it was unconstrained and constrained
 
@@ -51,6 +52,13 @@ def relabel(smc: SMC2, key: Array, population: Population) -> Population:
     z, params, belief, *rest = _where(moves, new, old)
     lag = lag._replace(belief=rest[0]) if lag is not None else None
     return replace(population, z=z, params=params, belief=belief, lag=lag)
+
+
+def anew(
+    smc: SMC2, population: Population, due: Bool[Array, " s"], rung: Int[Array, ""], sweep: Int[Array, ""]
+) -> Population:
+    """The move in the series that are due, at the end of a sweep."""
+    return select(due, relabel(smc, fold_in(move_key(population, rung, sweep), 5), population), population)
 
 
 def check(smc: SMC2, z: Float[np.ndarray, "z n"]) -> None:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from smcssm.core import AbstractKernel, AbstractProposal, Observation
 from smcssm.errors import ModelError
 from smcssm.history import History
+from smcssm.smc2 import relabel
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, move_key, resample, the_others
 from smcssm.smc2.challengers import Challengers, accept, replay
 from smcssm.smc2.population import SMC2, Population, fold_in, particles
@@ -29,12 +30,25 @@ from smcssm.smc2.sweeps import Moved, decorrelate
 
 
 class Metropolis(AbstractKernel):
-    """Sweeps of the given proposals in turn; ``"auto"`` is two independent sweeps for each random-walk sweep."""
+    """Sweeps of the given proposals in turn; ``"auto"`` is two independent sweeps for each random-walk sweep.
+
+    Args:
+        proposal: "auto", "independent", "random_walk", or a proposal.
+        relabel: whether each sweep ends with a move between the names of the regimes, of a model and prior in which
+            they are exchangeable: all modes are then visited.
+    """
 
     proposals: tuple[AbstractProposal, ...]
+    relabel: bool
 
-    def __init__(self, proposal: str | AbstractProposal = "auto") -> None:
-        self.proposals = in_turn(proposal)
+    def __init__(self, proposal: str | AbstractProposal = "auto", *, relabel: bool = False) -> None:
+        self.proposals, self.relabel = in_turn(proposal), bool(relabel)
+
+    def check(self, smc: SMC2, n_particles: int) -> None:
+        """Regimes are exchangeable, where they are to be."""
+        if self.relabel:
+            with jax.enable_x64(True):
+                relabel.check(smc, np.asarray(smc.prior.sample(jax.random.key(0), 4)[0]))
 
     def move(
         self,
@@ -68,7 +82,10 @@ class Metropolis(AbstractKernel):
         tuning = compiled(fit, smc, proposal)(replace(population, belief=None))  # the same program for any belief
         challengers, log_ratio = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)
         challengers = replay(smc, population, challengers, history, since, *counters)
-        return compiled(accept, smc)(population, challengers, log_ratio, due, *counters)
+        population, *told = compiled(accept, smc)(population, challengers, log_ratio, due, *counters)
+        if self.relabel:
+            population = compiled(relabel.anew, smc)(population, due, *counters)
+        return population, *told
 
     def warmup(self, smc: SMC2, population: Population, history: History) -> Population:
         """Compile every program of a move."""
