@@ -10,6 +10,9 @@ from statsmodels.tsa.statespace.sarimax import SARIMAX
 from filtering import BLANK, N, S, block, run, sds, spread_theta
 from smcssm import models as m
 from smcssm.errors import ModelError
+from smcssm.filters import Kalman
+from smcssm.gaussian import Gaussian
+from smcssm.kalman import smoother
 from smcssm.linalg.dense import triangularise_dense
 from smcssm.models.stationary import UniformInvertible
 
@@ -220,3 +223,28 @@ def test_dense_triangularisation_of_any_rank():
 def test_mistakes_are_named(message, build):
     with pytest.raises(ModelError, match=message):
         build()
+
+
+def test_smoothing_where_states_become_known_without_end():
+    """A moving average without noise, against the dense Gaussian: what is hardly uncertain must not be divided by."""
+    T, sigma = 150, 0.8
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(T) < 0.1, np.nan, rng.normal(size=T))
+    seen = ~np.isnan(y)
+    values = np.array([[0.4, 0.2, 0.1], [-0.2, 0.3, 0.05]])
+    model = m.Structural((m.ARMA(0, 2),))
+    theta = {"theta": np.broadcast_to(values[:, None], (2, S, N)), "sigma_arma": np.full((S, N), sigma)}
+    params, data = model.params({name: jnp.asarray(a) for name, a in theta.items()}), block(y)[1]
+    kalman = Kalman(model)
+    start = kalman.init(jax.random.split(jax.random.key(0), S), params, BLANK)
+    beliefs, steps = jax.jit(kalman.back)(params, start, data, T)
+    end = Gaussian(jnp.zeros_like(beliefs.mean[-1]), beliefs.chol[-1])
+    _, laws = smoother.smooth(steps, end)
+    mean, variance = (beliefs.mean + laws.mean)[:, 0, 0], jnp.sum(laws.chol[:, 0] ** 2, axis=1)[:, 0]
+    for i in range(N):
+        ma = np.r_[1, values[:, i]]
+        lags = np.r_[[ma[: 3 - k] @ ma[k:] for k in range(3)], np.zeros(T)][:T] * sigma**2
+        cov = lags[np.abs(np.subtract.outer(np.arange(T), np.arange(T)))]
+        gain = cov[:, seen] @ np.linalg.inv(cov[np.ix_(seen, seen)])
+        np.testing.assert_allclose(mean[:, i], gain @ y[seen], atol=2e-7)
+        np.testing.assert_allclose(variance[:, i], np.diag(cov - gain @ cov[seen]), atol=2e-7)

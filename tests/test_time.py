@@ -356,3 +356,29 @@ def test_steps_known_from_dates_on_a_grid_give_the_dates_of_a_forecast():
     stamps, dt = clock.ahead(rule, now, 2)
     assert list(stamps.astype("M8[D]").astype(str)) == ["2024-04-30", "2024-05-31"]
     np.testing.assert_array_equal(dt, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_a_column_of_dates_keeps_its_time_zone(kind):
+    index = pd.date_range("2024-03-30", periods=3, freq="11h", tz="Europe/Vienna")
+    frame = pd.DataFrame({"when": index, "y": [1.0, 2.0, 3.0]})
+    if kind == "polars":
+        polars = pytest.importorskip("polars")
+        local = polars.Series("when", index.tz_localize(None).to_pydatetime().tolist())
+        frame = polars.DataFrame({"when": local.dt.replace_time_zone("Europe/Vienna"), "y": [1.0, 2.0, 3.0]})
+    e = small(time_unit="1D")
+    e.update(frame, time="when")
+    e.step(1.0, time=index[-1] + pd.Timedelta("5h"))
+    with pytest.raises(ss.errors.InputError, match="has no time zone, earlier stamps Europe/Vienna"):
+        e.step(1.0, time="2024-05-01 05:00")
+
+
+def test_an_origin_has_a_time_zone():
+    e = small(time_unit="1D", origin=pd.Timestamp("2024-01-01", tz="America/New_York"))
+    with pytest.raises(ss.errors.InputError, match="has no time zone, origin= America/New_York"):
+        e.step(1.0, time="2024-01-01 06:00")
+
+
+def test_dates_beyond_nanoseconds_are_refused():
+    with pytest.raises(ss.errors.InputError, match="only from 1678 to 2262"):
+        small(time_unit="1D").step(1.0, time="2400-01-01")

@@ -22,13 +22,14 @@ class Timing(NamedTuple):
     """How an engine reads time.
 
     Whether any time difference will do, the unit that dates are measured in, the time of the initial law (None: that
-    of the first observation), and what becomes of late rows.
+    of the first observation), what becomes of late rows, and the time zone of the origin.
     """
 
     continuous: bool
     unit: np.timedelta64 | None = None
     origin: Stamp | None = None
     late: Policy = Refuse()
+    zone: str | None = None
 
 
 class Clock(NamedTuple):
@@ -70,12 +71,12 @@ def timing(continuous: bool, time_unit: Any, origin: Any, late: Any) -> Timing:
     if origin is None:
         return Timing(continuous, unit, None, late)
     try:
-        stamp = stamps_of(np.asarray([origin]))[0][0]
+        (stamp,), zone = stamps_of(np.asarray([origin]))
     except InputError as error:
         raise ModelError(f"origin={origin!r}: {error}") from None
     if isinstance(stamp, np.datetime64) != (unit is not None):
         raise ModelError(f"origin={origin!r} with time_unit={time_unit!r}: a date needs a unit, a number has none")
-    return Timing(continuous, unit, stamp, late)
+    return Timing(continuous, unit, stamp, late, zone)
 
 
 def timeline(timing: Timing) -> Timeline | None:
@@ -185,8 +186,9 @@ def _check(timing: Timing, clock: Clock, stamps: np.ndarray, zone: str | None, w
     known = clock.last if clock.last is not None else timing.origin
     if known is not None and isinstance(known, np.datetime64) != (stamps.dtype.kind == "M"):
         raise InputError(f"{what}: earlier stamps were like {grid.written(known)}, this one is {stamps[0]}")
-    if clock.zone != zone and clock.last is not None:
-        raise InputError(f"{what} has {zone}, earlier stamps {clock.zone}: convert all to UTC, say, or to none")
+    known_zone, whose = (clock.zone, "earlier stamps") if clock.last is not None else (timing.zone, "origin=")
+    if known is not None and known_zone != zone:
+        raise InputError(f"{what} has {zone}, {whose} {known_zone}: convert all to UTC, say, or to none")
     if timing.unit is not None and stamps.dtype.kind != "M":
         raise InputError(f"{what}: time_unit is for dates; {stamps[0]} is a number, and the unit of numbers is 1")
     dated = stamps.dtype.kind == "M"

@@ -167,14 +167,15 @@ def _check_index(data: Any, time: Any) -> None:
         stamps = (
             index.tz_localize(None).to_numpy("datetime64[ns]") if hasattr(index, "tz_localize") else index.to_numpy()
         )
-        fitting(stamps, (), "the index is irregular", np.arange(1, len(stamps)))
+        hint = ', or give time=data.index to a model in continuous time, Engine(time_unit="1D")'
+        fitting(stamps, (), "the index is irregular", np.arange(1, len(stamps)), hint)
 
 
 def _column(frame: dict[str, Any], name: str) -> Any:
     if name not in frame:
         raise InputError(f"no column {name!r}: the columns are {', '.join(frame)}")
     column = frame[name]
-    return column.to_numpy() if hasattr(column, "to_numpy") else np.asarray(column)
+    return column.to_native() if hasattr(column, "to_native") else column  # an array would forget the time zone
 
 
 def _channels(frame: dict[str, Any], channels: Sequence[str], named: bool) -> np.ndarray:

@@ -17,12 +17,14 @@ def stamps_of(time: Any) -> tuple[np.ndarray, str | None]:
     if zone is not None:  # of pandas, all in one zone
         import pandas as pd
 
-        return pd.DatetimeIndex(time).tz_convert("UTC").tz_localize(None).to_numpy("datetime64[ns]"), _zone(zone)
+        return _nanoseconds(pd.DatetimeIndex(time).tz_convert("UTC").tz_localize(None).to_numpy()), _zone(zone)
+    if getattr(getattr(time, "dtype", None), "time_zone", None) is not None:  # of polars
+        return _parsed(np.asarray(time.to_list(), object))
     values = np.atleast_1d(time.to_numpy() if hasattr(time, "to_numpy") else np.asarray(time))
     if values.dtype.kind in "OUS":
         return _parsed(values.ravel())
     if values.dtype.kind == "M":
-        return values.astype("datetime64[ns]"), NAIVE
+        return _nanoseconds(values), NAIVE
     if values.dtype.kind not in "iuf":
         raise InputError(f"time: expected numbers or datetimes, got {values.ravel()[0]!r}")
     return values.astype(float), None
@@ -45,8 +47,15 @@ def _parsed(values: np.ndarray) -> tuple[np.ndarray, str | None]:
     zones = sorted({_zone(m.tzinfo) for m in moments if m is not pd.NaT})
     if len(zones) > 1:
         raise InputError(f"time mixes {' and '.join(zones)}: convert all to UTC, say, or to none")
-    naive = pd.to_datetime(moments, utc=True).tz_localize(None).to_numpy("datetime64[ns]")
-    return naive, zones[0] if zones else NAIVE
+    naive = pd.to_datetime(moments, utc=True).tz_localize(None).to_numpy()
+    return _nanoseconds(naive), zones[0] if zones else NAIVE
+
+
+def _nanoseconds(dates: np.ndarray) -> np.ndarray:
+    try:
+        return dates.astype("datetime64[ns]")
+    except OverflowError:
+        raise InputError("time: dates are known to the nanosecond, so only from 1678 to 2262") from None
 
 
 def _zone(zone: Any) -> str:

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, PyTree
 from smcssm.core import Matrix, Observation, System
 from smcssm.gaussian import Gaussian
 from smcssm.kalman.parallel import fold, prefixes, repeat, shift, unfold
-from smcssm.kalman.sequential import TOLERANCE, SystemOf, dense, ends, opened, predict, updated
+from smcssm.kalman.sequential import SystemOf, dense, ends, opened, predict, updated
 from smcssm.linalg import matvec, stack, vector
 from smcssm.linalg import rows as entries
 from smcssm.linalg.panels import Panel, fence, triangular_columns
@@ -68,7 +68,7 @@ def reverse(before: Gaussian, now: System, obs: Observation) -> Backward:
     columns, scales = [], []
     for i in range(x):
         length = _length(A[i][None])[0]
-        new = length > TOLERANCE * jnp.finfo(like.dtype).eps * size[i]
+        new = length > jnp.finfo(like.dtype).eps ** 0.5 * size[i]
         scales.append(jnp.where(new, 1 / jnp.where(new, length, 1), 0))
         u = A[i] * scales[i][None]
         columns.append(jnp.sum(A * u[None], axis=1))
