@@ -236,7 +236,8 @@ def test_smoothing_where_states_become_known_without_end():
     theta = {"theta": np.broadcast_to(values[:, None], (2, S, N)), "sigma_arma": np.full((S, N), sigma)}
     params, data = model.params({name: jnp.asarray(a) for name, a in theta.items()}), block(y)[1]
     kalman = Kalman(model)
-    start = kalman.init(jax.random.split(jax.random.key(0), S), params, BLANK)
+    blank = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), data)
+    start = kalman.init(jax.random.split(jax.random.key(0), S), params, blank)
     beliefs, steps = jax.jit(kalman.back)(params, start, data, T)
     end = Gaussian(jnp.zeros_like(beliefs.mean[-1]), beliefs.chol[-1])
     _, laws = smoother.smooth(steps, end)
