@@ -51,6 +51,7 @@ def test_the_posterior_is_exact_although_the_likelihood_is_estimated():
     posteriors.assert_agrees(e, CASE, y, spread=1.2)
 
 
+@pytest.mark.slow
 def test_paced_exchanges_bit_by_bit():
     e, y = engine(ss.Paced(budget=4, sets=2)), data(150)
     e.update(y)
@@ -58,6 +59,7 @@ def test_paced_exchanges_bit_by_bit():
     posteriors.assert_agrees(e, CASE, y, spread=1.5)
 
 
+@pytest.mark.slow
 def test_a_block_is_its_steps_when_inner_particles_grow_on_the_way():
     y = data(60)
     block, steps = engine(), engine()
@@ -68,6 +70,7 @@ def test_a_block_is_its_steps_when_inner_particles_grow_on_the_way():
     assert block.log_evidence == steps.log_evidence
 
 
+@pytest.mark.slow
 def test_noise_is_measured_at_fixed_hyperparameters():
     """What twins tell of it, against the variance over many keys, at one theta."""
     e = engine()
@@ -92,6 +95,7 @@ def test_noise_is_measured_at_fixed_hyperparameters():
     assert told.mean() == pytest.approx(want, rel=4 * (2 / (RUNS * N)) ** 0.5 * 2)  # of two, with tails
 
 
+@pytest.mark.slow
 def test_noise_that_may_not_be_bought_off_has_a_status():
     e = engine(max_inner=M)
     infos = e.update(data(150))
@@ -99,6 +103,7 @@ def test_noise_that_may_not_be_bought_off_has_a_status():
     assert ss.Status.NOISY in infos.status
 
 
+@pytest.mark.slow
 def test_a_failed_call_leaves_inner_particles_as_they_were(monkeypatch):
     e, y = engine(), data(60)
     e.update(y[:10])
@@ -113,6 +118,7 @@ def test_a_failed_call_leaves_inner_particles_as_they_were(monkeypatch):
     assert (inner(e), e.log_evidence, e.t) == (M, evidence, 10)
 
 
+@pytest.mark.slow
 def test_reset_and_copy():
     e, y = engine(), data(60)
     e.update(y)
@@ -124,6 +130,7 @@ def test_reset_and_copy():
     assert e.log_evidence == evidence
 
 
+@pytest.mark.slow
 def test_forecasts_are_those_of_the_exact_filter():
     y = data(60)
     e, exact = engine(), ss.Engine(ss.models.LocalLevel(initial_sd=1.0), PRIOR, n_particles=N, runs=RUNS)
