@@ -324,7 +324,7 @@ def judge(
     astray, replaced, population = rescue(smc, proposal, cycle, population, ready, doubtful)
     again = again | astray | replaced
     status = jnp.maximum(status, jnp.where(lagging, Status.LAGGING, Status.OK))
-    status = jnp.maximum(status, jnp.where(wrong & ~replaced, Status.SUSPECT, Status.OK))
+    status = jnp.maximum(status, jnp.where(wrong, Status.SUSPECT, Status.OK))
     cycle = replace(
         cycle,
         active=cycle.active & ~ready,
