@@ -58,7 +58,7 @@ def relabel(smc: SMC2, key: Array, population: Population) -> Population:
 def anew(
     smc: SMC2, population: Population, due: Bool[Array, " s"], rung: Int[Array, ""], sweep: Int[Array, ""]
 ) -> Population:
-    """The move in the series that are due, at the end of a sweep."""
+    """The move in the series that are due, after the last sweep."""
     return select(due, relabel(smc, fold_in(move_key(population, rung, sweep), 5), population), population)
 
 

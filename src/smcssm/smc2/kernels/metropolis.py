@@ -34,7 +34,7 @@ class Metropolis(AbstractKernel):
 
     Args:
         proposal: "auto", "independent", "random_walk", or a proposal.
-        relabel: whether each sweep ends with a move between the names of the regimes, of a model and prior in which
+        relabel: whether each move ends with one between the names of the regimes, of a model and prior in which
             they are exchangeable: all modes are then visited.
     """
 
@@ -67,7 +67,10 @@ class Metropolis(AbstractKernel):
         def sweep(population: Population, due: Bool[np.ndarray, " s"], number: int) -> Any:
             return self._sweep(smc, population, history, since, due, (np.int64(rung), np.int64(number)))
 
-        return decorrelate(smc, population, sweep, due, max_sweeps)
+        population, moved = decorrelate(smc, population, sweep, due, max_sweeps)
+        if self.relabel:  # not within a sweep: other names would pass for having left a place
+            population = compiled(relabel.anew, smc)(population, due, np.int64(rung), np.int64(max_sweeps))
+        return population, moved
 
     def _sweep(
         self,
@@ -82,10 +85,7 @@ class Metropolis(AbstractKernel):
         tuning = compiled(fit, smc, proposal)(replace(population, belief=None))  # the same program for any belief
         challengers, log_ratio = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)
         challengers = replay(smc, population, challengers, history, since, *counters)
-        population, *told = compiled(accept, smc)(population, challengers, log_ratio, due, *counters)
-        if self.relabel:
-            population = compiled(relabel.anew, smc)(population, due, *counters)
-        return population, *told
+        return compiled(accept, smc)(population, challengers, log_ratio, due, *counters)
 
     def warmup(self, smc: SMC2, population: Population, history: History) -> Population:
         """Compile every program of a move."""
@@ -93,6 +93,8 @@ class Metropolis(AbstractKernel):
         population = compiled(resample, smc)(population, due, np.int64(0))
         for number in range(len(self.proposals)):
             population, *_ = self._sweep(smc, population, history, since, due, (np.int64(0), np.int64(number)))
+        if self.relabel:
+            compiled(relabel.anew, smc)(population, due, np.int64(0), np.int64(0))
         return population
 
 

@@ -133,8 +133,7 @@ class Paced(AbstractSchedule):
         wanted = ~active & due
         if ready.any() and isinstance(pending, Twins):
             population, status = exchange.judged(smc, population, pending.challengers)
-            pending, report = self.init(smc, population), MoveReport.start(population, ready)
-            report = report._replace(status=np.where(ready, status, Status.OK))
+            pending, report = self.init(smc, population), _exchanged(population, ready, status)
             wanted = np.ones_like(ready)
         elif ready.any():
             pending, population, verdict = self._judge(smc, pending, population, history, ready)
@@ -204,6 +203,12 @@ def _proposal(smc: SMC2) -> AbstractProposal:
 
 def _wants_move(smc: SMC2, population: Population) -> Bool[Array, " s"]:
     return wants_move(smc, population)
+
+
+def _exchanged(population: Population, ready: Bool[np.ndarray, " s"], status: Status) -> MoveReport | None:
+    """An exchange is no move, and reported only where it was wanted but not allowed."""
+    told = MoveReport.start(population, ready)
+    return None if status == Status.OK else told._replace(status=np.where(ready, status, Status.OK))
 
 
 def _report(population: Population, ready: Bool[np.ndarray, " s"], verdict: Verdict, sets: int) -> MoveReport:
