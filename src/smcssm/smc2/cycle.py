@@ -14,18 +14,12 @@ Given what was known at the start the challengers are independent of the populat
 independence sampler, whatever the target has become since: p(theta | y_1:t) is left invariant. They are also an
 importance sample of the whole posterior, properly weighted by prior L / q, which checks the evidence for nothing.
 
-Where the posterior runs away from the population faster than cycles can follow (a break in the data, say), weights and
-then evidence are of a few particles. Such a population is astray: it lags, is still bridging, consists of copies, is
-unsure of its evidence or contradicts importance sampling. If the challengers know more of the whole posterior than the
-population does, the next q is fitted to them, by importance weights w^a with an ESS of a fifth of them: adaptive
-importance sampling (Cappe, Guillin, Marin & Robert 2004, doi:10.1198/106186004X12803) along the path q^(1-a) pi^a, so
-slow that a mode is not forgotten on the way. Draws from it are independent of the population all the same.
+A population that the posterior ran away from is rescued by its challengers (see `rescue`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple, no_type_check
 
 import equinox as eqx
@@ -35,19 +29,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
 from smcssm.core import AbstractProposal, Observation, Status
 from smcssm.history import Chunk
-from smcssm.resampling import effective_sample_size, log_mean_weight, normalise, pareto_shape, systematic
+from smcssm.resampling import effective_sample_size
 from smcssm.smc2 import exchange
-from smcssm.smc2.adapt import (
-    carried,
-    climb,
-    distinct_sample_size,
-    from_folds,
-    gather,
-    group_variance,
-    in_folds,
-    mixing,
-    resample,
-)
+from smcssm.smc2.adapt import carried, climb, from_folds, in_folds, mixing, resample
 from smcssm.smc2.challengers import Challengers, accept, take, tempered_log_density, with_lag_here
 from smcssm.smc2.kernels.metropolis import blank_like, fit
 from smcssm.smc2.population import (
@@ -55,17 +39,15 @@ from smcssm.smc2.population import (
     Lag,
     Population,
     Stream,
-    at_full_exponent,
     particles,
     select,
     sort_marginals,
     stream,
 )
-from smcssm.smc2.proposals.points import flattened
 from smcssm.smc2.report import Row
+from smcssm.smc2.rescue import UNSURE, importance, own_variance, refit, rescue
 
 CLOSED = 2**62  # the first row of a pool that is not open
-UNSURE = 0.25  # variance of the log evidence from which on importance sampling may well know better
 
 
 @no_type_check  # JAX fills it with placeholders
@@ -161,7 +143,7 @@ def start(
 ) -> Cycle:
     """Fit q and draw challengers in the series that are due."""
     like, n_series = in_folds(smc, population.z), len(population.t)
-    tuning, each = _tuning(smc, proposal, cycle, population), len(like) // n_series
+    tuning, each = _next_tuning(smc, proposal, cycle, population), len(like) // n_series
     uses = (stream(population.key, Stream.CHALLENGERS, population.t, use) for use in range(3))
     draw_key, init_key, step_key = uses
     keys = jax.vmap(lambda k: jax.random.split(k, sets * each))(draw_key)  # [s, sets * folds of a series]
@@ -188,28 +170,18 @@ def start(
     )
 
 
-def _tuning(smc: SMC2, proposal: AbstractProposal, cycle: Cycle, population: Population) -> PyTree[Array]:
-    """Of the next proposal: fitted to the population, or to the last challengers where it is astray."""
-
-    def of_both() -> PyTree[Array]:
-        goal = max(0.2 * cycle.log_q.shape[-1], 30.0 * len(population.z))
-        told = jnp.log(jax.vmap(partial(flattened, goal=goal))(_whole(smc, cycle)))
-        z, log_weight = (_together(smc.folds, a, population.z) for a in (cycle.challengers.z, told))
-        anew = fit(smc, proposal, replace(population, z=z, log_weight=log_weight))
-        here = jnp.repeat(cycle.astray, smc.folds)
-        return jax.tree.map(lambda a, b: jnp.where(_like(here, a), a, b), anew, of_one())
+def _next_tuning(smc: SMC2, proposal: AbstractProposal, cycle: Cycle, population: Population) -> PyTree[Array]:
+    """Fitted to the population, or to the last challengers where it is astray."""
 
     def of_one() -> PyTree[Array]:
         return fit(smc, proposal, population)
 
+    def of_both() -> PyTree[Array]:
+        anew = refit(smc, proposal, cycle.challengers, cycle.log_q, population)
+        here = jnp.repeat(cycle.astray, smc.folds)
+        return jax.tree.map(lambda a, b: jnp.where(_like(here, a), a, b), anew, of_one())
+
     return jax.lax.cond(jnp.any(cycle.astray), of_both, of_one)
-
-
-def _whole(smc: SMC2, cycle: Cycle) -> Float[Array, "s n"]:
-    """Log importance weights of the challengers under the whole posterior; NaN made -inf."""
-    phi = jnp.ones(cycle.at.shape)
-    log_weight = tempered_log_density(smc, phi, cycle.challengers) - cycle.log_q
-    return jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
 
 
 def twins(smc: SMC2, cycle: Cycle, population: Population, first: Observation) -> Twins:
@@ -320,8 +292,10 @@ def judge(
     log_target = tempered_log_density(smc, population.phi, cycle.challengers)
     k, gap, gap_sd = importance(smc, population, log_target - cycle.log_q)
     wrong = jnp.where(k > 0.7, bridged == 1, jnp.abs(gap) > 4 * gap_sd)  # q of a bridge need not fit its end
-    doubtful = lagging | wrong | (bridged < 1) | (_own_variance(smc, population) > UNSURE)
-    astray, replaced, population = rescue(smc, proposal, cycle, population, ready, doubtful)
+    doubtful = lagging | wrong | (bridged < 1) | (own_variance(smc, population) > UNSURE)
+    astray, replaced, population = rescue(
+        smc, proposal, cycle.tuning, cycle.challengers, cycle.log_q, population, ready, doubtful
+    )
     again = again | astray | replaced
     status = jnp.maximum(status, jnp.where(lagging, Status.LAGGING, Status.OK))
     status = jnp.maximum(status, jnp.where(wrong, Status.SUSPECT, Status.OK))
@@ -335,90 +309,6 @@ def judge(
     )
     population = sort_marginals(smc, population)
     return cycle, population, Verdict(rate, correlation, distinct, status, again, k, gap, gap_sd)
-
-
-def rescue(
-    smc: SMC2,
-    proposal: AbstractProposal,
-    cycle: Cycle,
-    population: Population,
-    ready: Bool[Array, " s"],
-    doubtful: Bool[Array, " s"],
-) -> tuple[Bool[Array, " s"], Bool[Array, " s"], Population]:
-    """Let good importance samples replace a doubtful population.
-
-    Returns where the challengers are no good yet but know more than the population, where they have replaced it, and
-    the population. Challengers know nothing of a mode that q has missed: where more than 5% of the population has a
-    larger ratio of posterior to q than any of them, the population is the better one.
-    """
-    n, whole = population.z.shape[-1], _whole(smc, cycle)
-    weight, z = at_full_exponent(population), in_folds(smc, population.z)
-    log_q = from_folds(jax.vmap(proposal.log_density)(cycle.tuning, z, z), len(ready))
-    ratio = tempered_log_density(smc, jnp.ones_like(population.phi), population) - log_q
-    missed = jnp.sum(jnp.where(ratio > jnp.max(whole, axis=-1, keepdims=True), normalise(weight), 0.0), axis=-1) > 0.05
-    own, known = distinct_sample_size(population.z, weight), effective_sample_size(whole)
-    few = max(0.1 * n, 10.0 * len(population.z))
-    astray = ready & ~missed & (doubtful | (own < few))
-    good = astray & (known >= few) & (jax.vmap(pareto_shape)(whole) <= 0.7)
-    return astray & ~good & (known > own), good, select(good, adopt(smc, cycle, population, whole), population)
-
-
-def adopt(smc: SMC2, cycle: Cycle, population: Population, log_weight: Float[Array, "s n"]) -> Population:
-    """The challengers, resampled by their importance weights, as the population; its evidence is then theirs.
-
-    Each group is drawn from the challengers of its own proposal and keeps what they say of the evidence, so that the
-    spread between groups goes on telling the error.
-    """
-    n, groups = population.z.shape[-1], smc.groups
-    log_weight, *challengers = jax.tree.map(
-        lambda a: _together(groups, a, population.z), (log_weight, *carried(cycle.challengers))
-    )
-    grouped = log_weight.reshape(len(log_weight), groups, -1)
-    keys = jax.vmap(lambda k: jax.random.split(k, groups))(stream(population.key, Stream.CHALLENGERS, population.t, 3))
-    ancestors = jax.vmap(jax.vmap(partial(systematic, count=n // groups)))(keys, grouped)
-    ancestors = ancestors + (jnp.arange(groups) * grouped.shape[-1])[None, :, None]
-    mass, total = log_mean_weight(grouped), log_mean_weight(log_weight)
-    zero = jnp.zeros_like(population.log_lik)
-    new = eqx.tree_at(carried, population, tuple(gather(challengers, ancestors.reshape(-1, n))))
-    return replace(
-        new,
-        log_weight=jnp.repeat(mass - total[:, None], n // groups, axis=-1),
-        log_lik=new.log_lik + new.pending,
-        pending=zero,
-        phi=jnp.ones_like(new.phi),
-        log_evidence=total - population.log_mass,
-        evidence_variance=jnp.zeros_like(new.phi),
-        lost=1 / effective_sample_size(log_weight) - 1 / log_weight.shape[-1],
-        eve=jnp.broadcast_to(jnp.arange(n), zero.shape),
-        resamplings=jnp.zeros_like(new.resamplings),
-    )
-
-
-def _together(parts: int, a: Float[Array, "*z s kn"], z: Float[Array, "z s n"]) -> Float[Array, "*z s kn"]:
-    """Challengers of all sets with those of the same group or fold together, as ``adapt`` wants them."""
-    shape = a.shape[:-1]
-    a = a.reshape(*shape, a.shape[-1] // z.shape[-1], parts, -1)
-    return jnp.swapaxes(a, -3, -2).reshape(*shape, -1)
-
-
-def importance(
-    smc: SMC2, population: Population, log_weight: Float[Array, "s n"]
-) -> tuple[Float[Array, " s"], Float[Array, " s"], Float[Array, " s"]]:
-    """What the challengers say as importance samples: Pareto k, and log evidence less the running one with its sd.
-
-    The running evidence's own error is the larger of what groups and resamplings show.
-    """
-    log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
-    estimate = log_mean_weight(log_weight) - population.log_mass
-    relative = 1 / jnp.maximum(effective_sample_size(log_weight), 1.0) - 1 / log_weight.shape[-1]
-    sd = jnp.sqrt(relative + _own_variance(smc, population))
-    return jax.vmap(pareto_shape)(log_weight), estimate - population.log_evidence, sd
-
-
-def _own_variance(smc: SMC2, population: Population) -> Float[Array, " s"]:
-    """Of the running log evidence."""
-    between = population.evidence_variance + group_variance(smc, population.log_weight)
-    return jnp.maximum(between, population.lost)
 
 
 def _settle(population: Population, ready: Bool[Array, " s"]) -> Population:
