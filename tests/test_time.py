@@ -5,9 +5,10 @@ import datetime
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import smcssm as ss
-from smcssm import clock
+from smcssm import clock, readout
 from smcssm.clock import Clock, Timing, elapsed, timing
 from smcssm.late import Drop
 from smcssm.priors import HalfNormal, Independent
@@ -298,7 +299,7 @@ def test_forecasts_at_any_time(dated):
 def test_forecasts_that_cannot_be_made_say_why(dated):
     before, day = leaves(dated), pd.Timedelta("1D")
     for times, message in [
-        ([AWARE], "smooth"),
+        ([AWARE - day], "before the first observation"),
         ([AWARE + 3 * day, AWARE + 2 * day], "not in order at row 1"),
         ([AWARE.tz_localize(None) + 3 * day], "no time zone"),
         ([pd.NaT], "NaT"),
@@ -320,8 +321,62 @@ def test_forecasts_that_cannot_be_made_say_why(dated):
             engine.forecast(times=[2.0, 3.0, 3.0], inputs=inputs)
     monthly = ss.Engine(ss.models.LocalLinearTrend(), n_particles=32)
     monthly.update([1.0, np.nan], time=["2024-01-31", "2024-02-29"])
-    with pytest.raises(ss.errors.InputError, match="whole steps only"):
-        monthly.forecast(times=["2024-03-15"])
+    for time in ("2024-03-15", "2024-02-10"):
+        with pytest.raises(ss.errors.InputError, match="whole steps only"):
+            monthly.forecast(times=[time])
+    with pytest.raises(ss.errors.ModelError, match="paths begin there"):
+        dated.forecast(times=[AWARE + 0.3 * day], draws=3)
+
+
+def given(theta, seen, y, at):
+    """Mean and sd of what would be observed of one particle, by the joint law of all: a local level from time 0 on."""
+    both = np.r_[seen, at]
+    K = 9.0 + theta["sigma_level"] ** 2 * np.minimum(both[:, None], both)
+    K = K + np.diag(np.full(len(both), theta["sigma_obs"] ** 2))
+    n = len(seen)
+    gain = np.linalg.solve(K[:n, :n], K[:n, n:]).T
+    return 1.0 + gain @ (y - 1.0), np.sqrt(np.diag(K[n:, n:] - gain @ K[:n, n:]))
+
+
+@pytest.mark.parametrize("origin", [None, -1.0])
+@pytest.mark.parametrize("dates", [False, True])
+def test_observations_that_were_never_made(origin, dates):
+    """Before, at, between and after those that were: mean, sd and quantiles of the mixture, against joint Gaussians."""
+    rng, unit = np.random.default_rng(8), pd.Timedelta("1h")
+    seen, at = np.cumsum(rng.exponential(size=12)), None
+    seen = np.r_[0.0, seen] if origin is None else seen
+    at = np.r_[0.3 * seen[1], seen[3], np.mean(seen[4:6]), seen[7] + 1e-7, seen[-1], seen[-1] + 2.0, seen[-1] + 2.0]
+    y = rng.normal(size=len(seen)) + np.where(seen > 5, 2.0, 0.0)
+
+    def moments(a):
+        return a if not dates else pd.Timestamp("2024-02-28") + pd.to_timedelta(np.round(a * 3.6e12), "ns")
+
+    stamps = dict(time_unit=unit) if dates else {}
+    if origin is not None:
+        stamps["origin"] = moments(np.asarray([origin]))[0]
+        seen, at = seen - origin, at - origin
+    engine = small(**stamps)
+    engine.update(y, time=moments(seen + (origin or 0.0)))
+    before = leaves(engine)
+    table = engine.forecast(times=moments(at + (origin or 0.0)), quantiles=(0.1, 0.5, 0.99))
+    assert_same(leaves(engine), before)
+    w, theta = engine.snapshot().weights()[0], engine.snapshot().theta()
+    each = [given({k: v[0, i] for k, v in theta.items()}, seen, y, at) for i in range(len(w))]
+    m, s = (np.array(a).T for a in zip(*each, strict=True))
+    mean = m @ w
+    np.testing.assert_allclose(table["mean"][:, 0], mean, rtol=1e-7)
+    np.testing.assert_allclose(table["sd"][:, 0], np.sqrt((s**2 + (m - mean[:, None]) ** 2) @ w), rtol=1e-7)
+    for level in (0.1, 0.5, 0.99):
+        q = table["quantiles"].sel(quantile=level).values[:, 0]
+        np.testing.assert_allclose(stats.norm.cdf((q[:, None] - m) / s) @ w, level, rtol=1e-6)
+    np.testing.assert_array_equal(table["step"], np.arange(1, 8))
+    assert len(table["time"]) == 7
+
+
+def test_times_between_need_a_filter_that_goes_back():
+    engine = ss.Engine(ss.models.PoissonCounts(), n_particles=8, filter=ss.filters.Particle(n_particles=4))
+    with pytest.raises(ss.errors.ModelError, match="need the Kalman filter, this engine has Particle"):
+        readout.between(engine.snapshot(), engine._runtime.blank(), lambda dt: (dt, dt), 1, (0.5,))
 
 
 def test_paths_have_the_law_of_the_forecast_jointly(dated):

@@ -343,6 +343,15 @@ def check_paths(draws: Any, seed: Any) -> None:
         check_counts(seed=seed)
 
 
+def check_no_paths(draws: int) -> None:
+    """Paths begin with the last observation."""
+    if draws:
+        raise ModelError(
+            f"draws={draws} with times before the last observation: paths begin there. engine.smooth(draws=) has joint "
+            "trajectories of the state at the observations, missing ones too"
+        )
+
+
 def levels(quantiles: Any) -> list[float]:
     """Levels of quantiles."""
     if np.ndim(quantiles) != 1:

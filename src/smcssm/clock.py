@@ -35,13 +35,14 @@ class Timing(NamedTuple):
 class Clock(NamedTuple):
     """Time so far: how many rows, the latest stamp and its time zone, and the steps that a regular series may have.
 
-    None and no steps before they are known.
+    ``first`` is the earliest stamp. None and no steps before they are known.
     """
 
     taken: int = 0
     last: Any = None
     steps: tuple[Step, ...] = ()
     zone: str | None = None
+    first: Any = None
 
 
 class Elapsed(NamedTuple):
@@ -121,8 +122,9 @@ def elapsed(timing: Timing, clock: Clock, time: Any, n: int) -> tuple[Elapsed, C
         steps = _on_grid(timing, clock, stamps, in_time)
     last = max(start, stamps.max())
     raw = stamps.view(np.int64) if stamps.dtype.kind == "M" else stamps
+    earliest = stamps[kept].min() if first else min(clock.first, stamps[kept].min(initial=clock.first))
     taken = clock.taken + int(kept.sum())
-    return Elapsed(kept, late, dt[kept], raw[kept]), Clock(taken, last, steps, zone)
+    return Elapsed(kept, late, dt[kept], raw[kept]), Clock(taken, last, steps, zone, earliest)
 
 
 def ahead(timing: Timing, clock: Clock, h: int) -> tuple[np.ndarray | None, np.ndarray]:
@@ -142,33 +144,60 @@ def ahead(timing: Timing, clock: Clock, h: int) -> tuple[np.ndarray | None, np.n
     return np.asarray(out[1:], np.asarray(last).dtype), dt
 
 
-def beyond(timing: Timing, clock: Clock, times: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Stamps of a forecast, and the time before each."""
+def forecast_times(timing: Timing, clock: Clock, times: Any) -> tuple[np.ndarray, np.ndarray, int]:
+    """Stamps of a forecast, the time before each, and how many of them lie before the last observation.
+
+    For these the time before is 0.
+    """
     stamps, zone = stamps_of(times)
     if stamps.ndim != 1 or len(stamps) == 0:
         raise InputError(f"times has shape {stamps.shape}: expected one or more times, earliest first")
-    if clock.last is None and timing.origin is None:
+    last: Any = timing.origin if clock.last is None else clock.last
+    if last is None:
         raise InputError("times: the observations had no time; give h, a number of steps")
     _check(timing, clock, stamps, zone, "times")
-    exact = timing.continuous and (timing.unit is not None or stamps.dtype.kind == "f")
-    last = timing.origin if clock.last is None else clock.last
-    if stamps[0] < last:
-        raise InputError(
-            f"times: {grid.written(stamps[0])} is before the last observation, {grid.written(last)}: what lies between "
-            "observations is no forecast but a smoothed value. engine.smooth() has one for every row, one of NaN too"
-        )
-    before = np.concatenate([np.asarray([last], stamps.dtype), stamps[:-1]])
+    before = np.concatenate([np.asarray([stamps[0]], stamps.dtype), stamps[:-1]])
     if (stamps < before).any():
         raise InputError(f"times: not in order at row {int(np.argmax(stamps < before))}")
-    if exact:
-        return stamps, _units(stamps - before, timing.unit)
+    between = int((stamps < last).sum())
+    if timing.continuous and (timing.unit is not None or stamps.dtype.kind == "f"):
+        if clock.first is not None and timing.origin is None and stamps[0] < clock.first:
+            raise InputError(
+                f"times: {grid.written(stamps[0])} is before the first observation, {grid.written(clock.first)}: "
+                "nothing is known of the time before it. Engine(origin=...) sets the time of the initial law"
+            )
+        before = np.maximum(before, last)
+        before[0] = last
+        return stamps, _units(np.maximum(stamps, last) - before, timing.unit), between
+    if between:
+        raise InputError(
+            f"times: {grid.written(stamps[0])} is before the last observation, {grid.written(last)}, and this model, "
+            "or the dates it was given, know whole steps only: engine.smooth() has the state at each of them"
+            + _or_unit(timing, stamps, "; ")
+        )
     expected, dt = ahead(timing, clock, len(stamps))
     if expected is None or not (expected == stamps).all():
         raise InputError(
             "times: this model, or the dates it was given, know whole steps only: give h, a number of steps"
             + _or_unit(timing, stamps, "; ")
         )
-    return stamps, dt
+    return stamps, dt, 0
+
+
+def among(timing: Timing, clock: Clock, dt: np.ndarray, stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where stamps lie among the observations, which have these times before each: how many observations come before.
+
+    And the time before each of all, in the order of times.
+    """
+    start = clock.first if timing.origin is None else timing.origin
+    gaps = dt.astype(float)
+    if timing.unit is not None:
+        nanoseconds = np.rint(gaps * timing.unit.astype(np.int64)).astype(np.int64)
+        gaps = nanoseconds.astype("timedelta64[ns]")
+    seen = start + np.cumsum(gaps)
+    after = np.searchsorted(seen, stamps, side="right")
+    merged = np.insert(seen, after, stamps)
+    return after, _units(np.diff(merged, prepend=np.asarray([start], merged.dtype)), timing.unit)
 
 
 def _units(gaps: np.ndarray, unit: np.timedelta64 | None) -> np.ndarray:

@@ -362,19 +362,20 @@ class Engine:
         draws: int = 0,
         seed: int | None = None,
     ) -> xr.Dataset:
-        """Mean, sd and quantiles of future observations, hyperparameters and state integrated out.
+        """Mean, sd and quantiles of observations to come, or never made; hyperparameters and state integrated out.
 
         What came with the observations is needed for the future as well: as many rows of inputs, noise_sd, exposure.
 
         Args:
             h: the next h observations, one unit of time apart.
-            times: or those at these times, not before the last observation; equal times are equal moments.
+            times: or those at these times, in order; equal times are equal moments. In continuous time some may lie
+                between the observations: what would have been observed there, given all that was.
             inputs: a row for each of them, where the model reads any.
             noise_sd: likewise, where observations came with one.
             exposure: likewise.
             quantiles: levels, of the exact mixture over particles.
             draws: how many joint paths of future observations and states: ``draws`` (draw, step, channel) and
-                ``state_draws`` (draw, step, state).
+                ``state_draws`` (draw, step, state). Between the observations see ``smooth(draws=)``.
             seed: of the paths; by default the same as long as the engine is.
 
         Raises:
@@ -388,9 +389,9 @@ class Engine:
         with runtime.lock:
             state = runtime.state
             if times is None:
-                stamps, dt = clock.ahead(self._timing, state.clock, assemble.horizon(h))
+                (stamps, dt), inside = clock.ahead(self._timing, state.clock, assemble.horizon(h)), 0
             else:
-                stamps, dt = clock.beyond(self._timing, state.clock, times)
+                stamps, dt, inside = clock.forecast_times(self._timing, state.clock, times)
             rows = future(
                 self.model,
                 runtime.n_series,
@@ -403,8 +404,13 @@ class Engine:
                 exposure=exposure,
             )
             now = self.snapshot()
-        table = readout.forecast(now, rows, levels)
-        table = table if draws == 0 else table.merge(readout.paths(now, rows, draws, seed))
+        if stamps is not None and inside:
+            assemble.check_no_paths(draws)
+            place = partial(clock.among, self._timing, state.clock, stamps=stamps[:inside])
+            table = readout.between(now, rows, place, inside, levels)
+        else:
+            table = readout.forecast(now, rows, levels)
+            table = table if draws == 0 else table.merge(readout.paths(now, rows, draws, seed))
         return table if stamps is None else table.assign_coords(time=("step", stamps))
 
     def smooth(self, lag: int | None = None, *, draws: int = 0, seed: int = 0) -> xr.Dataset:

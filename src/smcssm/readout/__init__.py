@@ -1,5 +1,6 @@
 """Read-outs: functions of a snapshot. None of them changes what the engine does next."""
 
+from smcssm.readout.between import between as between
 from smcssm.readout.diagnose import Diagnosis as Diagnosis
 from smcssm.readout.diagnose import diagnose as diagnose
 from smcssm.readout.error import log_evidence_sd as log_evidence_sd

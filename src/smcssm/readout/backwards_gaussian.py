@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from smcssm import kalman
 from smcssm.core import Observation
 from smcssm.filters import Kalman
 from smcssm.gaussian import Gaussian, normal
@@ -23,6 +27,23 @@ def _smoothed(
     beliefs, steps = _back(smc, params, start, rows, length)
     before, laws = smoother.smooth(steps, law, _kalman(smc).blocks)
     return before, moments(beliefs.mean + laws.mean, _variance(laws), w)
+
+
+def observed(
+    smc: SMC2, params: PyTree, start: Gaussian, rows: Observation, length: Array, law: Gaussian
+) -> tuple[Gaussian, tuple[Array, Array]]:
+    """The law before a chunk, and mean and sd of every channel at its rows given everything, ``[t, y, s, n]``."""
+    beliefs, steps = _back(smc, params, start, rows, length)
+    before, laws = smoother.smooth(steps, law, _kalman(smc).blocks)
+
+    def row(at: tuple[Gaussian, Observation]) -> tuple[Array, Array]:
+        law, obs = at
+        now = replace(obs, mask=jnp.zeros_like(obs.mask), dt=jnp.zeros_like(obs.dt))
+        _, predictive = kalman.step(law, _kalman(smc).model.matrices(params, now), now.y, now.mask, now.dt)
+        return predictive.mean, predictive.sd
+
+    laws = Gaussian(beliefs.mean + laws.mean, laws.chol)
+    return before, jax.lax.map(row, (laws, at_particles(rows)))
 
 
 def _lagged(

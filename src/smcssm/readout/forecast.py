@@ -44,12 +44,20 @@ def forecast(snapshot: Snapshot, future: Observation, quantiles: Sequence[float]
         size = 1 << max(h - 1, 0).bit_length()  # few shapes, so few compilations
         padded = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], size - h, axis=0)]), future)
         m, s = compiled(predictives, snapshot.smc)(snapshot.population, padded)
-        w = jnp.asarray(snapshot.weights().reshape(1, 1, -1)) / snapshot.population.log_weight.shape[0]
-        m, s = (jnp.where(w > 0, a[:h].reshape(h, a.shape[1], -1), 0.0) for a in (m, s))
-        mean = jnp.sum(w * m, axis=-1)
-        sd = jnp.sqrt(jnp.sum(w * (s**2 + (m - mean[..., None]) ** 2), axis=-1))
-        q = mixture_quantiles(w, m, s, jnp.asarray(levels))
-        mean, sd, q = (np.asarray(a) for a in (mean, sd, q))
+        return mixture(snapshot, m[:h], s[:h], levels)
+
+
+def mixture(snapshot: Snapshot, m: Any, s: Any, levels: np.ndarray) -> xr.Dataset:
+    """Mean, sd and quantiles of observations whose law is N(m, s^2) for each particle, both ``[h, y, s, n]``."""
+    import xarray as xr
+
+    h = len(m)
+    w = jnp.asarray(snapshot.weights().reshape(1, 1, -1)) / snapshot.population.log_weight.shape[0]
+    m, s = (jnp.where(w > 0, jnp.reshape(a, (h, a.shape[1], -1)), 0.0) for a in (m, s))
+    mean = jnp.sum(w * m, axis=-1)
+    sd = jnp.sqrt(jnp.sum(w * (s**2 + (m - mean[..., None]) ** 2), axis=-1))
+    q = mixture_quantiles(w, m, s, jnp.asarray(levels))
+    mean, sd, q = (np.asarray(a) for a in (mean, sd, q))
     dims = ("step", "channel")
     coords = {"step": np.arange(1, h + 1), "channel": list(snapshot.smc.filter.model.channel_names), "quantile": levels}
     return xr.Dataset({"mean": (dims, mean), "sd": (dims, sd), "quantiles": ((*dims, "quantile"), q)}, coords)

@@ -63,7 +63,7 @@ def smooth(snapshot: Snapshot, lag: int | None = None, draws: int = 0, seed: int
     """
     import xarray as xr
 
-    data, inner = _data(snapshot), snapshot.smc.filter
+    data, inner = all_observations(snapshot), snapshot.smc.filter
     if isinstance(inner, AbstractRandomFilter):
         return traced.smooth(snapshot, data, lag, draws, seed)
     dims, times = ("time", "state"), data.index[:, 0] + 1
@@ -78,13 +78,13 @@ def smooth(snapshot: Snapshot, lag: int | None = None, draws: int = 0, seed: int
     return told.assign(probability=(("time", "regime"), mean)).assign_coords(regime=list(inner.model.regime_names))
 
 
-def _data(snapshot: Snapshot) -> Observation:
+def all_observations(snapshot: Snapshot) -> Observation:
     """All observations."""
     if snapshot.t == 0:
-        raise ModelError("smooth: there is no observation yet")
+        raise ModelError("there is no observation yet")
     if snapshot.data is None:
         raise ModelError(
-            f"smooth: {snapshot.smc.schedule!r} keeps no observations; give the engine a journal= for them"
+            f"{snapshot.smc.schedule!r} keeps no observations to smooth; give the engine a journal= for them"
         )
     return snapshot.data()
 
@@ -92,13 +92,13 @@ def _data(snapshot: Snapshot) -> Observation:
 def _mixture(snapshot: Snapshot, data: Observation, lag: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sd ``[t, x]`` over all particles of all runs."""
     weights = snapshot.weights() / len(snapshot.population.log_weight)
-    alive, size, total = np.flatnonzero((weights > 0).any(axis=0)), _room(snapshot), None
+    alive, size, total = np.flatnonzero((weights > 0).any(axis=0)), room(snapshot), None
     for first in range(0, len(alive), min(size, len(alive))):
         numbers = np.resize(alive[first : first + size], min(size, len(alive)))
         w = weights[:, numbers] * (np.arange(len(numbers)) < len(alive) - first)  # the last share repeats some
         if not w.any():
             continue
-        share = _share(snapshot, data, np.broadcast_to(numbers, w.shape))
+        share = share_of(snapshot, data, np.broadcast_to(numbers, w.shape))
         of_share = _smoothed(share, w) if lag is None else _with_lag(share, w, lag)
         total = of_share if total is None else total.join(of_share)
     assert total is not None
@@ -110,13 +110,13 @@ def _way(smc: SMC2) -> Backwards:
     return WAYS[type(smc.filter)]
 
 
-def _room(snapshot: Snapshot) -> int:
+def room(snapshot: Snapshot) -> int:
     """How many particles of each run at a time."""
     x, runs = len(snapshot.smc.filter.model.state_names), len(snapshot.population.log_weight)
     return max(1, ROOM // (6 * x * x * runs * snapshot.smc.chunk))
 
 
-def _share(snapshot: Snapshot, data: Observation, numbers: Int[np.ndarray, "s n"]) -> Share:
+def share_of(snapshot: Snapshot, data: Observation, numbers: Int[np.ndarray, "s n"]) -> Share:
     """Particles by number, series by series."""
     blank = jax.tree.map(lambda leaf: np.zeros_like(leaf[0]), data)
     params, start = compiled(_before, snapshot.smc)(snapshot.population, numbers, blank)
@@ -128,7 +128,7 @@ def _before(smc: SMC2, population: Population, numbers: Array, blank: Observatio
     return params, smc.filter.init(stream(population.key, Stream.INIT), params, at_particles(blank))
 
 
-def _backwards[T](
+def going_back[T](
     share: Share, begin: Callable[[Any], T], step: Callable[[int, Any, T], tuple[T, Any]]
 ) -> Iterator[Any]:
     """What ``step`` says of each chunk, from its first row, the belief before it and a state; the last chunk first."""
@@ -147,7 +147,7 @@ def _forwards(smc: SMC2, key: Array, params: PyTree, belief: PyTree, rows: Obser
     return smc.filter.replay(key, params, belief, at_particles(rows), length)[0]
 
 
-def _in_order(chunks: Iterator[Any], n_rows: int) -> Any:
+def in_order(chunks: Iterator[Any], n_rows: int) -> Any:
     """Chunks that came last first, as one; without the padding."""
     found = list(chunks)[::-1]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n_rows], *found)
@@ -161,7 +161,7 @@ def _smoothed(share: Share, w: Float[np.ndarray, "s n"]) -> Moments:
         law, told = compiled(_way(share.smc).smoothed, share.smc)(share.params, start, *rows, law, w)
         return law, jax.device_get(told)
 
-    mean, square = _in_order(_backwards(share, _way(share.smc).end, step), len(share.data.dt))
+    mean, square = in_order(going_back(share, _way(share.smc).end, step), len(share.data.dt))
     return Moments(w.sum(), mean, square)
 
 
@@ -172,18 +172,18 @@ def _with_lag(share: Share, w: Float[np.ndarray, "s n"], lag: int) -> Moments:
         rows = share.chunk(first, share.smc.chunk + lag)
         return nothing, jax.device_get(compiled(_way(share.smc).lagged, share.smc, lag)(share.params, start, *rows, w))
 
-    mean, square = _in_order(_backwards(share, lambda _: None, step), len(share.data.dt))
+    mean, square = in_order(going_back(share, lambda _: None, step), len(share.data.dt))
     return Moments(w.sum(), mean, square)
 
 
 def _trajectories(snapshot: Snapshot, data: Observation, draws: int, seed: int) -> np.ndarray:
     """Joint draws ``[runs, draws, t, x]``."""
     chosen = resampled(snapshot.weights(), draws, np.random.default_rng(seed))
-    size = min(_room(snapshot), draws)
+    size = min(room(snapshot), draws)
     keys = jax.random.split(jax.random.key(seed), len(chosen))
     out = []
     for first in range(0, draws, size):
-        share = _share(snapshot, data, np.resize(chosen[:, first : first + size], (len(chosen), size)))
+        share = share_of(snapshot, data, np.resize(chosen[:, first : first + size], (len(chosen), size)))
         out.append(np.moveaxis(_drawn(share, fold_in(keys, first)), (-2, -1), (0, 1)))
     return np.concatenate(out, axis=1)[:, :draws]
 
@@ -200,4 +200,4 @@ def _drawn(share: Share, key: Array) -> np.ndarray:
         draw, path = run(fold_in(key, 1, first), share.params, start, *rows, draw)
         return draw, np.asarray(path)
 
-    return _in_order(_backwards(share, begin, step), len(share.data.dt))
+    return in_order(going_back(share, begin, step), len(share.data.dt))

@@ -1,0 +1,97 @@
+"""Observations that were never made, between those that were: the exact mixture over particles.
+
+    put rows of missing values at these times among the observations; filter and smooth them all
+    at such a row, for each particle:   y ~ N(H m + d, H P H' + chol_R chol_R')   by the smoothed m and P
+
+The mixture of these over particles is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from smcssm.core import Observation
+from smcssm.errors import ModelError
+from smcssm.filters import Kalman
+from smcssm.gaussian import Gaussian
+from smcssm.readout.backwards_gaussian import GAUSSIAN, observed
+from smcssm.readout.forecast import forecast, mixture
+from smcssm.readout.smooth import Share, all_observations, going_back, in_order, room, share_of
+from smcssm.smc2.adapt import compiled
+from smcssm.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def between(
+    snapshot: Snapshot,
+    rows: Observation,
+    place: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    inside: int,
+    quantiles: Sequence[float],
+) -> xr.Dataset:
+    """Mean, sd and quantiles of what would be observed, given all that was; dims (step, channel).
+
+    Args:
+        snapshot: of an engine with the Kalman filter.
+        rows: records of missing values, in the order of times.
+        place: says, from the time before each observation, how many observations come before each row that lies among
+            them, and the time before each of these rows and observations.
+        inside: how many rows these are; the others come after the last observation.
+        quantiles: levels.
+    """
+    import xarray as xr
+
+    _check(snapshot)
+    data, w = all_observations(snapshot), snapshot.weights()
+    after, dt = place(data.dt[:, 0])
+    there, size = after + np.arange(inside), min(room(snapshot), w.shape[-1])
+    together = _merged(data, jax.tree.map(lambda leaf: leaf[:inside], rows), after, dt)
+    with jax.enable_x64(True):
+        shares = (np.resize(n, size) for n in np.split(np.arange(w.shape[-1]), range(size, w.shape[-1], size)))
+        found = [_predictives(share_of(snapshot, together, np.broadcast_to(n, (len(w), size))), there) for n in shares]
+        m, s = (np.concatenate(parts, axis=-1)[..., : w.shape[-1]] for parts in zip(*found, strict=True))
+        table = mixture(snapshot, m, s, np.asarray(quantiles, float))
+    if inside == len(rows.dt):
+        return table
+    beyond = forecast(snapshot, jax.tree.map(lambda leaf: leaf[inside:], rows), quantiles)
+    return xr.concat([table, beyond.assign_coords(step=beyond["step"] + inside)], "step")
+
+
+def _check(snapshot: Snapshot) -> None:
+    """Raise a ``ModelError`` where nothing can be said of the time between observations."""
+    inner, model = snapshot.smc.filter, snapshot.smc.filter.model
+    if not isinstance(inner, Kalman):
+        raise ModelError(
+            f"times before the last observation need the Kalman filter, this engine has {type(inner).__name__}: "
+            "engine.smooth() has the state at each observation, missing ones too"
+        )
+    if "t" in getattr(model, "reads", ()):
+        raise ModelError("times before the last observation: this model reads step.t, which counts observations")
+
+
+def _merged(data: Observation, rows: Observation, after: np.ndarray, dt: np.ndarray) -> Observation:
+    """Observations and rows in the order of times."""
+
+    def merge(a: Any, b: Any) -> np.ndarray:
+        return np.insert(np.asarray(a), after, np.asarray(b), axis=0)
+
+    merged = jax.tree.map(merge, data, rows)
+    return Observation(**{**vars(merged), "dt": np.repeat(dt[:, None], data.dt.shape[1], axis=1).astype(data.dt.dtype)})
+
+
+def _predictives(share: Share, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd of every channel ``[k, y, s, n]`` at the rows asked for."""
+
+    def step(first: int, start: Any, law: Gaussian) -> tuple[Gaussian, tuple]:
+        rows = share.chunk(first, share.smc.chunk)
+        law, told = compiled(observed, share.smc)(share.params, start, *rows, law)
+        here = there[(there >= first) & (there < first + share.smc.chunk)] - first
+        return law, jax.tree.map(lambda leaf: np.asarray(leaf)[here], told)
+
+    return in_order(going_back(share, GAUSSIAN.end, step), len(there))
