@@ -148,6 +148,7 @@ def test_signals_of_counts_are_components(signal, message):
 # --- engines ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # an engine more to compile; what it does is held to the posterior in test_smc2
 def test_an_engine_with_particles_streams_and_moves():
     """The filter is given without a model; the default one is a particle filter too."""
     rng, h = np.random.default_rng(1), -1.0
