@@ -124,6 +124,28 @@ def engine_steps(y: np.ndarray, repeats: int) -> tuple[np.ndarray, float]:
     return took, compiling
 
 
+def around(t: int) -> slice:
+    return slice(t - WINDOW // 2, t + WINDOW // 2)
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    lengths, repetitions = ((200, 1000), 5) if quick else (LENGTHS, 50)
+    y, out = track(lengths[-1] + WINDOW // 2), []
+    took, compiling = engine_steps(y, 1 if quick else 3)
+    for t in lengths:
+        by_hand, ours = (likelihood(model(y[:t]), repetitions) for model in (joseph, op))
+        error = float(np.abs(ours[2] / by_hand[2] - 1).max())
+        same = {"unit": "ms", "rival": "one log-likelihood and gradient, pytensor.scan", "theirs": by_hand[0]}
+        same |= {"their_first": by_hand[1]}
+        out += [
+            {"what": f"one step of 1000 particles, moves included, around t = {t}", **same}
+            | {"ours": float(took[around(t)].mean()), "first": compiling},
+            {"what": f"the same value and gradient by the Op, t = {t}", **same}
+            | {"ours": ours[0], "first": ours[1], "error": error, "error_of": "relative, between the two"},
+        ]
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
@@ -140,14 +162,14 @@ def main() -> None:
     for t in lengths:
         by_hand, ours = (likelihood(model(y[:t]), arguments.repetitions) for model in (joseph, op))
         np.testing.assert_allclose(ours[2], by_hand[2], rtol=1e-7)
-        around = took[t - WINDOW // 2 : t + WINDOW // 2]
+        near = took[around(t)]
         row = {
             "likelihood ms": by_hand[0],
             "likelihood compile s": by_hand[1],
             "op ms": ours[0],
             "op compile s": ours[1],
-            "engine median ms": float(np.median(around)),
-            "engine mean ms": float(around.mean()),
+            "engine median ms": float(np.median(near)),
+            "engine mean ms": float(near.mean()),
         }
         found[t] = row
         print(

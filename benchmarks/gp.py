@@ -107,6 +107,32 @@ def measure(who, task, n, terms):
     return {"compile_s": times[0] - best, "run_ms": 1e3 * best, "value": float(check[task]())}
 
 
+def rows(quick):
+    from benchmarks import environments
+
+    out, sizes = [], (1000,) if quick else (1000, 10_000, 100_000)
+    todo = [(task, n, 1) for n in sizes for task in TASKS] + [("likelihood", 1000 if quick else 10_000, 10)]
+
+    def case(who, *job):
+        python = sys.executable if who.startswith("ours") else str(environments.python("smoothers"))
+        return environments.ask_of(python, "gp", "--case", who, *map(str, job), limit=150)
+
+    for task, n, terms in todo:
+        ours = case("ours sequential", task, n, terms)
+        same = {"what": f"{task}, {n} points, {terms} terms", "unit": "ms"}
+        same |= {"ours": ours["run_ms"], "first": ours["compile_s"]}
+        for who in ("tinygp", "smolgp sequential"):
+            row = same | {"rival": who}
+            try:
+                theirs = case(who, task, n, terms)
+                row |= {"theirs": theirs["run_ms"], "their_first": theirs["compile_s"]}
+                row |= {"error": abs(ours["value"] / theirs["value"] - 1), "error_of": "relative, between the two"}
+            except environments.RivalError as error:
+                row |= {"note": str(error)}
+            out.append(row)
+    return out
+
+
 def cases(fast):
     sizes = (1000,) if fast else (1000, 10_000, 100_000)
     yield from ((who, task, n, 1) for n in sizes for task in TASKS for who in WHO)

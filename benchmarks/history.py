@@ -136,6 +136,41 @@ def elsewhere(solver, t, n, rounds):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def rows(quick):
+    from benchmarks import environments
+
+    lengths, rounds = ((1000,), 5) if quick else ((1000, 10_000, 100_000), 7)
+    rivals = [s for s in SOLVERS if not s.startswith("ours")]
+    rivals = [s for s in rivals if not (quick and s == "smolgp parallel")]  # compiles for a minute
+    out = []
+
+    def case(solver, t, n):
+        limit, job = (150 if quick else 600), ["--case", json.dumps([solver, t, n, rounds])]
+        if solver.startswith("ours"):
+            return environments.ask_of(sys.executable, "history", *job, limit=limit)
+        return environments.ask("smoothers", "history", *job, limit=limit)
+
+    for t in lengths:
+        mine = {way: case(f"ours {way}", t, 1) for way in ("sequential", "parallel")}
+        for way, found in mine.items():
+            same = {"what": f"{way}, t = {t}", "unit": "ms", "ours": 1e3 * found["run_s"], "first": found["compile_s"]}
+            for solver in (s for s in rivals if s.endswith(way)):
+                row = same | {"rival": solver}
+                try:
+                    theirs = case(solver, t, 1)
+                    row |= {"theirs": 1e3 * theirs["run_s"], "their_first": theirs["compile_s"]}
+                    row |= {"error": abs(found["log_lik"] / theirs["log_lik"] - 1), "error_of": "relative, between"}
+                except environments.RivalError as error:
+                    row |= {"note": str(error)}
+                out.append(row)
+    for t, n in [(1000, 16)] if quick else [(10_000, 16), (10_000, 256)]:
+        one_by_one, blocks = (case(f"ours {way}", t, n) for way in ("sequential", "parallel"))
+        row = {"what": f"blocks side by side, {n} particles, t = {t}", "unit": "ms", "ours": 1e3 * blocks["run_s"]}
+        row |= {"rival": "row by row (ours as well)", "theirs": 1e3 * one_by_one["run_s"]}
+        out.append(row | {"first": blocks["compile_s"], "their_first": one_by_one["compile_s"]})
+    return out
+
+
 def show(row, reference):
     if "failed" in row:
         return f"{row['solver']:<22}{row['t']:>8}{row['n']:>6}  failed: {row['failed']}"

@@ -7,7 +7,9 @@ over the right one, after 1,000, 10,000 and 100,000 observations. Prints a table
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -47,6 +49,42 @@ def truth(y: np.ndarray, times: list[int], size: int = 80) -> dict[int, tuple]:
     return out
 
 
+def study(particles: list[int], times: list[int], runs: int) -> Iterator[tuple[str, int, int, dict[str, float]]]:
+    """Kernel, number of particles, time, figures."""
+    y = data(times[-1])
+    exact = truth(y, times)
+    prior = ss.priors.Independent({"sigma_level": ss.priors.HalfNormal(1.0), "sigma_obs": ss.priors.HalfNormal(2.0)})
+    for kernel in (ss.schedules.CrisanMiguez(), ss.schedules.LiuWest(0.98)):
+        for n in particles:
+            schedule = ss.Jitter(kernel)
+            model = ss.models.LocalLevel(0.0, 10.0)
+            engine = ss.Engine(model, prior, n_particles=n, runs=runs, schedule=schedule, record=None)
+            start = 0
+            for t in times:
+                engine.update(y[start:t])
+                start, (mean, sd, log_evidence) = t, exact[t]
+                snapshot = engine.snapshot()
+                w, theta = snapshot.weights(), snapshot.theta()
+                means = np.stack([np.sum(w * theta[k], axis=-1) for k in NAMES], axis=-1)
+                squares = np.stack([np.sum(w * theta[k] ** 2, axis=-1) for k in NAMES], axis=-1)
+                figures = {
+                    "means rms": np.sqrt(np.mean(((means - mean) / sd) ** 2)),
+                    "sd ratio": np.mean(np.sqrt(squares - means**2) / sd),
+                    "log evidence rms": np.sqrt(np.mean((snapshot.log_evidence() - log_evidence) ** 2)),
+                }
+                yield type(kernel).__name__, n, t, {k: float(v) for k, v in figures.items()}
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    sizes = ([1000], [1000], 4) if quick else ([1_000, 4_000, 16_000], [1_000, 10_000, 100_000], 8)
+    units = {"means rms": "posterior sds", "sd ratio": "1 is right", "log evidence rms": "nats"}
+    return [
+        {"what": f"{kernel}, N = {n}, t = {t}: {name}", "unit": units[name], "ours": value}
+        for kernel, n, t, figures in study(*sizes)
+        for name, value in figures.items()
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
@@ -54,30 +92,11 @@ def main() -> None:
     parser.add_argument("--times", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--runs", type=int, default=8)
     a = parser.parse_args()
-    y = data(a.times[-1])
-    exact, found = truth(y, a.times), {}
-    prior = ss.priors.Independent({"sigma_level": ss.priors.HalfNormal(1.0), "sigma_obs": ss.priors.HalfNormal(2.0)})
-    for kernel in (ss.schedules.CrisanMiguez(), ss.schedules.LiuWest(0.98)):
-        for n in a.particles:
-            schedule = ss.Jitter(kernel)
-            model = ss.models.LocalLevel(0.0, 10.0)
-            engine = ss.Engine(model, prior, n_particles=n, runs=a.runs, schedule=schedule, record=None)
-            start = 0
-            for t in a.times:
-                engine.update(y[start:t])
-                start, (mean, sd, log_evidence) = t, exact[t]
-                snapshot = engine.snapshot()
-                w, theta = snapshot.weights(), snapshot.theta()
-                means = np.stack([np.sum(w * theta[k], axis=-1) for k in NAMES], axis=-1)
-                squares = np.stack([np.sum(w * theta[k] ** 2, axis=-1) for k in NAMES], axis=-1)
-                row = {
-                    "means rms": np.sqrt(np.mean(((means - mean) / sd) ** 2)),
-                    "sd ratio": np.mean(np.sqrt(squares - means**2) / sd),
-                    "log evidence rms": np.sqrt(np.mean((snapshot.log_evidence() - log_evidence) ** 2)),
-                }
-                found[f"{type(kernel).__name__} N={n} t={t}"] = row
-                figures = "  ".join(f"{k} {v:.3g}" for k, v in row.items())
-                print(f"{type(kernel).__name__:13s} N = {n:6d}  t = {t:7d}  {figures}", flush=True)
+    found = {}
+    for kernel, n, t, row in study(a.particles, a.times, a.runs):
+        found[f"{kernel} N={n} t={t}"] = row
+        figures = "  ".join(f"{k} {v:.3g}" for k, v in row.items())
+        print(f"{kernel:13s} N = {n:6d}  t = {t:7d}  {figures}", flush=True)
     if a.json:
         a.json.write_text(json.dumps(found, indent=1))
 

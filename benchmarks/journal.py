@@ -50,24 +50,42 @@ def replay(history: History) -> float:
     return 1e6 * (time.perf_counter() - start) / count
 
 
+def study(count: int, folder: Path | None) -> tuple[dict[str, Any], float, float, dict[str, float]]:
+    """Figures of commits; bytes per row; microseconds per row to read and check it; and per chunk."""
+    memory = History()
+    found: dict[str, Any] = {"memory": told(commits(memory, count))}
+    with tempfile.TemporaryDirectory(dir=folder) as inside:
+        for name, fsync in POLICIES.items():
+            history = journal.create(journal.Journal(Path(inside) / name, fsync), {})
+            found[f"fsync {name}"] = told(commits(history, count if fsync else 500))
+        path = Path(inside) / "never"
+        size = (path / journal.ROWS).stat().st_size / count
+        start = time.perf_counter()
+        read = journal.read(path)
+        check = 1e6 * (time.perf_counter() - start) / count
+        chunks = {"disk": replay(read.history), "memory": replay(memory)}
+    return found, size, check, chunks
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    found, _, check, chunks = study(20_000 if quick else 200_000, None)
+    here = {"unit": "µs", "rival": "in memory"}
+    out = [
+        {"what": f"commit of a row, fsync {name}", **here}
+        | {"ours": found[f"fsync {name}"]["median"], "theirs": found["memory"]["median"]}
+        for name in POLICIES
+    ]
+    out.append({"what": "replay of a chunk", **here, "ours": chunks["disk"], "theirs": chunks["memory"]})
+    return [*out, {"what": "reading a row back and checking it", "unit": "µs", "ours": check}]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--rows", type=int, default=200_000)
     arguments = parser.parse_args()
-    memory = History()
-    found: dict[str, Any] = {"memory": told(commits(memory, arguments.rows))}
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        for name, fsync in POLICIES.items():
-            history = journal.create(journal.Journal(Path(folder) / name, fsync), {})
-            found[f"fsync {name}"] = told(commits(history, arguments.rows if fsync else 500))
-        path = Path(folder) / "never"
-        size = (path / journal.ROWS).stat().st_size / arguments.rows
-        start = time.perf_counter()
-        read = journal.read(path)
-        check = 1e6 * (time.perf_counter() - start) / arguments.rows
-        chunks = {"disk": replay(read.history), "memory": replay(memory)}
+    found, size, check, chunks = study(arguments.rows, arguments.folder)
     for name, row in found.items():
         print(f"{name:14}" + "  ".join(f"{k} {v:.3g}" for k, v in row.items()))
     print(f"{size:g} bytes per row, {check:.2g} us per row to read and check it; us per chunk:", chunks)

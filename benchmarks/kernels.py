@@ -192,6 +192,22 @@ def measure(case, n, steps, rounds, dtype):
     return rows
 
 
+def rows(quick):
+    cases, size = (list(CASES)[:3], (1000, 50, 5)) if quick else (list(CASES), (1000, 100, 9))
+    out = []
+    for dtype in ("float64", "float32"):
+        for case in cases:
+            with jax.enable_x64(dtype == "float64"):
+                *theirs, ours = measure(case, *size, np.dtype(dtype))
+            for rival in theirs:
+                name = {"qr": "square root by LAPACK's QR, vmapped", "joseph": "Joseph form, vmapped"}[rival["filter"]]
+                row = {"what": f"nx, ny = {case}, {dtype}", "unit": "ns per particle and step", "ours": ours["ns"]}
+                row |= {"rival": name, "theirs": rival["ns"], "first": ours["compile_s"]}
+                row |= {"their_first": rival["compile_s"], "error": ours["log_lik_error"]}
+                out.append(row | {"their_error": rival["log_lik_error"], "error_of": "log-likelihood, largest, nats"})
+    return out
+
+
 def show(row):
     return (
         f"{row['nx, ny']:<30}{row['filter']:<8}{row['ns']:>10.1f}{row['ns_min']:>10.1f}{row['compile_s']:>10.1f}"

@@ -10,6 +10,7 @@ import gc
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,44 @@ def times(
     return took, moved, bridging
 
 
+Windows = tuple[tuple[int, int], ...]
+
+
+def study(steps: int, repeats: int, n_particles: int, windows: Windows) -> dict[str, Any]:
+    """Figures of each schedule in each window."""
+    y = stream(steps)
+    found: dict[str, Any] = {}
+    for name, schedule, runs in (("paced", ss.Paced(), repeats), ("immediate", ss.Immediate(), 1)):
+        least, moved, bridging = times(schedule, y, n_particles)
+        for _ in range(runs - 1):
+            least = np.minimum(least, times(schedule, y, n_particles)[0])
+        for first, last in windows:
+            part = least[first:last]
+            if len(part):
+                figures = {
+                    "median ms": float(np.median(part)),
+                    "99.9% ms": float(np.quantile(part, 0.999)),
+                    "longest ms": float(part.max()),
+                    "moves": int(moved[first:last].sum()),
+                    "bridging": int(bridging[first:last].sum()),
+                }
+                found[f"{name} {first}-{last}"] = figures
+                print(f"{name:10s} [{first:6d}, {last:6d})  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+    return found
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    windows = ((300, 1000), (1000, 2500), (2500, 4000)) if quick else WINDOWS
+    found = study(windows[-1][-1], 2 if quick else 3, 1000, windows)
+    return [
+        {"what": f"{figure} step, observations {first} to {last}", "unit": "ms"}
+        | {"ours": found[f"paced {first}-{last}"][f"{figure} ms"], "rival": "Immediate (ours as well)"}
+        | {"theirs": found[f"immediate {first}-{last}"][f"{figure} ms"]}
+        for first, last in windows
+        for figure in ("median", "longest")
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
@@ -57,24 +96,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--particles", type=int, default=1000)
     arguments = parser.parse_args()
-    y = stream(arguments.steps)
-    found = {}
-    for name, schedule, runs in (("paced", ss.Paced(), arguments.runs), ("immediate", ss.Immediate(), 1)):
-        least, moved, bridging = times(schedule, y, arguments.particles)
-        for _ in range(runs - 1):
-            least = np.minimum(least, times(schedule, y, arguments.particles)[0])
-        for first, last in WINDOWS:
-            part = least[first:last]
-            if len(part):
-                figures = {
-                    "median ms": np.median(part),
-                    "99.9% ms": np.quantile(part, 0.999),
-                    "longest ms": part.max(),
-                    "moves": int(moved[first:last].sum()),
-                    "bridging": int(bridging[first:last].sum()),
-                }
-                found[f"{name} {first}-{last}"] = figures
-                print(f"{name:10s} [{first:6d}, {last:6d})  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+    found = study(arguments.steps, arguments.runs, arguments.particles, WINDOWS)
     first, last = (found.get(f"paced {a}-{b}") for a, b in (WINDOWS[0], WINDOWS[-1]))
     if first and last:
         found["paced ratio"] = last["longest ms"] / first["longest ms"]

@@ -8,6 +8,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -86,6 +87,22 @@ def run(model: str, move: str, t: int, n: int, runs: int) -> dict[str, float]:
         "slow": float(slow.mean()),
         "spread": float(engine.snapshot().log_evidence().std(ddof=1)),
     }
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    models, moves, size = (list(MODELS), list(MOVES), (500, 256, 8))
+    if quick:
+        models, moves, size = (["AR(2) + noise"], ["Metropolis", "MALA", "HMC"], (200, 128, 4))
+    out = []
+    for model in models:
+        for move in moves:
+            f = run(model, move, *size)
+            out.append(
+                {"what": f"{model}, {move}: one sweep", "unit": "replays of history", "ours": f["one_sweep"]}
+                | {"note": f"{f['moves']:.1f} moves of {f['sweeps']:.1f} sweeps, acceptance {f['acceptance']:.2f}"}
+                | {"error": f["spread"], "error_of": "sd of log evidence over runs, nats"}
+            )
+    return out
 
 
 def main() -> None:

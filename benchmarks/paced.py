@@ -8,7 +8,9 @@ of the log evidence (nats) and of means and sds (posterior sds) over the seeds; 
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pymc as pm
@@ -85,21 +87,14 @@ def runs(schedule, problem_: tuple, seeds: int, n: int) -> tuple:
     return np.array(out), np.concatenate(draws), np.mean(acceptance), moves / seeds, seconds / seeds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 5, 10, 20])
-    parser.add_argument("--length", type=int, default=1000)
-    parser.add_argument("--particles", type=int, default=1000)
-    parser.add_argument("--seeds", type=int, default=16)
-    parser.add_argument("--budget", type=int)
-    a = parser.parse_args()
-    paced = ss.Paced() if a.budget is None else ss.Paced(budget=a.budget)
-    found = {}
-    for d in a.dimensions:
-        case, exact = problem(d, a.length), None
+def study(
+    paced: ss.Paced, dimensions: list[int], length: int, seeds: int, n: int
+) -> Iterator[tuple[str, int, dict[str, float]]]:
+    """Schedule, number of hyperparameters, figures."""
+    for d in dimensions:
+        case, exact = problem(d, length), None
         for name, schedule in (("immediate", ss.Immediate()), ("paced", paced)):
-            values, draws, acceptance, moves, seconds = runs(schedule, case, a.seeds, a.particles)
+            values, draws, acceptance, moves, seconds = runs(schedule, case, seeds, n)
             exact = exact or truth(draws, case[3], case[5])
             mean, sd, log_evidence, ess = exact
             errors = np.c_[(values[:, :d] - mean) / sd, values[:, d : 2 * d] / sd - 1]
@@ -114,8 +109,35 @@ def main() -> None:
                 "seconds": seconds,
                 "ESS of the truth": ess,
             }
-            found[f"{name} d={d}"] = row
-            print(f"{name:10s} d = {d:2d}  " + "  ".join(f"{k} {v:.3g}" for k, v in row.items()), flush=True)
+            yield name, d, {k: float(v) for k, v in row.items()}
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    sizes = ([2], 300, 4, 500) if quick else ([2, 5, 10, 20], 1000, 16, 1000)
+    found = {(name, d): row for name, d, row in study(ss.Paced(), *sizes)}
+    units = {"log evidence rms": "nats", "means rms": "posterior sds", "sds rms": "relative", "seconds": "s"}
+    return [
+        {"what": f"{d} hyperparameters: {what}", "unit": unit, "ours": found["paced", d][what]}
+        | {"rival": "Immediate (ours as well)", "theirs": found["immediate", d][what]}
+        for d in sizes[0]
+        for what, unit in units.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 5, 10, 20])
+    parser.add_argument("--length", type=int, default=1000)
+    parser.add_argument("--particles", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=16)
+    parser.add_argument("--budget", type=int)
+    a = parser.parse_args()
+    paced = ss.Paced() if a.budget is None else ss.Paced(budget=a.budget)
+    found = {}
+    for name, d, row in study(paced, a.dimensions, a.length, a.seeds, a.particles):
+        found[f"{name} d={d}"] = row
+        print(f"{name:10s} d = {d:2d}  " + "  ".join(f"{k} {v:.3g}" for k, v in row.items()), flush=True)
     if a.json:
         a.json.write_text(json.dumps(found, indent=1))
 

@@ -237,6 +237,35 @@ def apart(pythons, y, sizes, limit):
                 print(f"{who}: {error.stderr[-2000:]}", flush=True)
 
 
+def rows(quick):
+    from benchmarks import environments
+
+    length, n, m, draws = (100, 64, 64, 300) if quick else (500, 256, 256, 1000)
+    y, sizes = data(length), ["--outer", str(n), "--inner", str(m)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "y.json"
+        path.write_text(json.dumps(y.tolist()))
+        found = environments.ask_of(sys.executable, "smc2", "--case", "ours", str(path), *sizes, limit=1800)
+        truth = reference(y, found["repeat"], draws)
+
+        def figures(r):
+            off = (np.array(r["repeat"]["mean"]) - truth["mean"]) / truth["sd"]
+            return 1e-6 * r["repeat"]["steps"] / r["repeat"]["cpu_s"], r["first"]["wall_s"], float(np.abs(off).max())
+
+        same = dict(zip(("ours", "first", "error"), figures(found), strict=True)) | {"more_is_better": True}
+        same |= {"what": f"T = {length}, N = {n}, M = {m}: steps of inner particles", "unit": "millions per CPU second"}
+        out = []
+        for rival in ("particles", "smcx"):
+            row = same | {"rival": rival, "error_of": "means, largest, posterior sds (one run)"}
+            try:
+                theirs = environments.ask(rival, "smc2", "--case", rival, str(path), *sizes, limit=1800)
+                row |= dict(zip(("theirs", "their_first", "their_error"), figures(theirs), strict=True))
+            except environments.RivalError as error:
+                row |= {"note": str(error)}
+            out.append(row)
+    return out
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rival", action="append", default=[], metavar="NAME=PYTHON")

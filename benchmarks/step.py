@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 IMPORTS = {"jax, equinox": "import jax, equinox", "smcssm": "import smcssm; smcssm.Engine"}
 
@@ -54,6 +55,19 @@ def steps(n_particles: int, count: int) -> dict[str, float]:
         "moves": len(moved),
         "longest move": max(moved),
     }
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    found = imports(3 if quick else 7)
+    out: list[dict[str, Any]] = [
+        {"what": "import", "unit": "s", "ours": found["smcssm"], "rival": "import jax, equinox"}
+        | {"theirs": found["jax, equinox"]}
+    ]
+    told = {"median without a move": "median, no move", "longest move": "longest, with a move"}
+    for n in (1000, 10_000):
+        timing = steps(n, 500 if quick else 2000)
+        out += [{"what": f"a step, N = {n}: {name}", "unit": "ms", "ours": timing[k]} for k, name in told.items()]
+    return out
 
 
 def main() -> None:

@@ -138,14 +138,19 @@ def test_predictives_follow_the_conjugate_student_t():
     m, C, exact, per_run = 0.0, c0**2, [], []
     for t, value in enumerate(y):
         C = C + (q**2 if t else 0.0)
+        sd = np.sqrt(b / (a - 1) * (C + 1))
         if not np.isnan(value):
             scale = np.sqrt(b / a * (C + 1))
             exact.append(stats.t.logpdf(value, 2 * a, m, scale))
             a, b = a + 0.5, b + 0.5 * (value - m) ** 2 / (C + 1)
-            m, C = m + C / (C + 1) * (value - m), C / (C + 1)
         else:
             exact.append(0.0)
+        at = m
+        if not np.isnan(value):
+            m, C = m + C / (C + 1) * (value - m), C / (C + 1)
         info = engine.step(value)
+        assert info.predictive_mean == pytest.approx(at, abs=0.02 * sd)
+        assert info.predictive_sd == pytest.approx(sd, rel=0.08)
         if np.isnan(value):
             assert info.log_predictive == 0.0
             assert np.isnan(info.pit)

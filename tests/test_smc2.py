@@ -51,6 +51,24 @@ def test_the_posterior_is_exact_although_the_likelihood_is_estimated():
     posteriors.assert_agrees(e, CASE, y, spread=1.2)
 
 
+def test_the_estimate_of_a_particle_that_stays_is_kept():
+    """Estimated anew it would no longer be a pseudo-marginal move, and its target another one."""
+    e = engine()
+    e.update(data(60)[:20])
+    state, smc, history = e._runtime.state, e._runtime.smc, e._runtime.history
+    with jax.enable_x64(True):
+        everything, due = np.full(RUNS, len(history)), np.ones(RUNS, bool)
+        new, _ = smc.kernel.move(smc, state.population, history, everything, due, rung=0, max_sweeps=1)
+        before, after = (np.stack([p.z[0], p.log_lik]) for p in (state.population, new))
+    stayed = 0
+    for run in range(RUNS):
+        known = dict(before[:, run].T)
+        kept = [(known[z], log_lik) for z, log_lik in after[:, run].T if z in known]
+        assert all(a == b for a, b in kept)
+        stayed += len(kept)
+    assert 0 < stayed < RUNS * N
+
+
 @pytest.mark.slow
 def test_paced_exchanges_bit_by_bit():
     e, y = engine(ss.Paced(budget=4, sets=2)), data(150)

@@ -1,0 +1,220 @@
+"""How right the answers are, measured: docs/correctness.md.
+
+    python -m benchmarks correctness [posteriors | evidence | calibration | page] [--quick]
+
+Without a name everything is measured; ``page`` only writes the page from what was measured before.
+"""
+
+import json
+import math
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from benchmarks.records import RESULTS, ROOT, about
+
+sys.path.insert(0, str(ROOT / "tests"))  # its oracles are the ones that the tests hold everything to
+
+
+# --- measuring
+
+
+def posteriors(quick: bool) -> dict[str, Any]:
+    """Errors of means, sds and quantiles against quadrature, of each case and schedule."""
+    import posteriors as cases
+    import smcssm as ss
+
+    length, n, runs = (100, 500, 8) if quick else (300, 1000, 32)
+    rows = []
+    for name, case in cases.CASES.items():
+        y = case.simulate(length, 1)
+        truth, unit = cases.flat(case.answer(y))
+        for schedule in (ss.Immediate(), ss.Paced()):
+            engine = ss.Engine(case.model, case.prior, n_particles=n, runs=runs, schedule=schedule, record=None, seed=1)
+            engine.update(y, progress=False)
+            errors = (cases.per_run(engine, case.names) - truth) / unit
+            bias, sd = errors.mean(axis=0), errors.std(axis=0, ddof=1)
+            z = np.abs(bias) / (sd / math.sqrt(runs))
+            rows.append(
+                {"case": name, "schedule": type(schedule).__name__, "quantities": len(z) - 1}
+                | {"largest bias": float(np.abs(bias[:-1]).max()), "largest sd": float(sd[:-1].max())}
+                | {"largest z": float(z[:-1].max()), "evidence bias": float(bias[-1])}
+                | {"evidence sd": float(sd[-1]), "evidence": float(truth[-1])}
+            )
+    return {"length": length, "n": n, "runs": runs, "rows": rows}
+
+
+def evidence(quick: bool) -> dict[str, Any]:
+    """Bias of the log evidence, and of the evidence itself, at several numbers of particles, with tuning adapted."""
+    import posteriors as cases
+    import smcssm as ss
+
+    case, length = cases.LOCAL_LEVEL, 100
+    sizes = {250: 128, 1000: 64} if quick else {250: 1024, 1000: 512, 4000: 128}
+    y = case.simulate(length, 1)
+    truth, rows = case.answer(y).log_evidence, []
+    for n, runs in sizes.items():
+        engine = ss.Engine(case.model, case.prior, n_particles=n, runs=runs, record=None, seed=2)
+        moves = engine.update(y, progress=False).moved.sum()
+        error = engine.snapshot().log_evidence() - truth
+        ratio = np.exp(error)
+        rows.append(
+            {"n": n, "runs": runs, "moves": int(moves), "bias": float(error.mean())}
+            | {"bias se": float(error.std(ddof=1) / math.sqrt(runs)), "sd": float(error.std(ddof=1))}
+            | {"ratio": float(ratio.mean()), "ratio se": float(ratio.std(ddof=1) / math.sqrt(runs))}
+        )
+    n, bias, se = (np.array([r[k] for r in rows]) for k in ("n", "bias", "bias se"))
+    weight = 1 / se**2
+    c = float(np.sum(weight * bias / n) / np.sum(weight / n**2))
+    c_se = float(np.sum(weight / n**2) ** -0.5)
+    chi2 = float(np.sum(((bias - c / n) / se) ** 2))
+    return {"length": length, "rows": rows, "c": c, "c se": c_se, "chi2": chi2, "degrees": len(rows) - 1}
+
+
+def calibration(quick: bool) -> dict[str, Any]:
+    """Ranks of the truth in the posterior: p-values for uniformity, over times and quantities."""
+    import smcssm as ss
+    import test_calibration as sbc
+
+    todo = {
+        "Immediate, Metropolis": (ss.Immediate(), None),
+        "Paced(4), Metropolis": (ss.Paced(budget=4), None),
+    }
+    if not quick:
+        todo |= {
+            "Immediate, MALA": (ss.Immediate(), ss.moves.MALA()),
+            "Immediate, WasteFree": (ss.Immediate(), ss.moves.WasteFree(16)),
+        }
+    times, count = (10, 60), (80 if quick else 160)
+    rows = []
+    for name, (schedule, move) in todo.items():
+        u = sbc.ranks(schedule, times, count, move=move)
+        p = sbc.p_values(u)
+        rows.append({"what": name, "smallest": float(p.min()), "of": int(p.size), "mean": u.mean(axis=0).tolist()})
+    return {"times": times, "count": count, "rows": rows}
+
+
+PARTS = {"posteriors": posteriors, "evidence": evidence, "calibration": calibration}
+
+
+# --- the page
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def measured(name: str, told: dict[str, Any]) -> str:
+    """When, where, and by which command."""
+    quick = " --quick" if told["sizes"] == "quick" else ""
+    return f"*`python -m benchmarks correctness {name}{quick}`, {told['date'][:10]}, {told['seconds']:.0f} s.*\n"
+
+
+def of_posteriors(found: dict[str, Any]) -> str:
+    text = (
+        "Means, standard deviations and three quantiles of every hyperparameter, and the evidence, against quadrature: "
+        f"{found['length']} observations, {found['runs']} runs of {found['n']} particles. Errors are in posterior "
+        "sds, those of the log evidence in nats. z is a bias over its standard error, the largest of so many.\n"
+    )
+    heads = ["posterior", "schedule", "largest bias", "sd of a run", "largest z, of", "log evidence: bias", "sd"]
+    rows = [
+        [
+            r["case"],
+            r["schedule"],
+            f"{r['largest bias']:.3f}",
+            f"{r['largest sd']:.3f}",
+            f"{r['largest z']:.1f}, {r['quantities']}",
+            f"{r['evidence bias']:+.3f}",
+            f"{r['evidence sd']:.3f}",
+        ]
+        for r in found["rows"]
+    ]
+    return "## Agreement with quadrature\n\n" + text + "\n" + table(heads, rows)
+
+
+def of_evidence(found: dict[str, Any]) -> str:
+    text = (
+        f"Local level, {found['length']} observations; proposals, times of moves and numbers of sweeps adapted as they "
+        "are by default. If the bias of the log evidence is c / N, the entries of the column N × bias agree. The fit: "
+        f"c = {found['c']:.1f} ± {found['c se']:.1f}, χ² = {found['chi2']:.1f} at {found['degrees']} degrees of "
+        "freedom. The last column is the mean of the evidence itself over the truth; 1 is unbiased.\n"
+    )
+    heads = ["N", "runs", "bias of log evidence, nats", "N × bias", "sd", "mean of evidence / truth"]
+    rows = [
+        [
+            f"{r['n']}",
+            f"{r['runs']}",
+            f"{r['bias']:+.4f} ± {r['bias se']:.4f}",
+            f"{r['n'] * r['bias']:+.1f} ± {r['n'] * r['bias se']:.1f}",
+            f"{r['sd']:.3f}",
+            f"{r['ratio']:.4f} ± {r['ratio se']:.4f}",
+        ]
+        for r in found["rows"]
+    ]
+    return "## Bias of the evidence\n\n" + text + "\n" + table(heads, rows)
+
+
+def of_calibration(found: dict[str, Any]) -> str:
+    text = (
+        "Simulation-based calibration (Talts et al. 2018; Modrák et al. 2023): hyperparameters from the prior, data "
+        f"from the model, {found['count']} times; the rank of the truth, of each hyperparameter and of the "
+        f"log-likelihood, after {' and '.join(map(str, found['times']))} observations. p-values of Kolmogorov-Smirnov "
+        "and chi-square tests of uniformity; the smallest of k is to be judged by 0.01 / k.\n"
+    )
+    rows = []
+    for r in found["rows"]:
+        limit = 0.01 / r["of"]
+        rows.append([r["what"], f"{r['smallest']:.3g}", f"{limit:.2g}", "yes" if r["smallest"] > limit else "**no**"])
+    return "## Calibration\n\n" + text + "\n" + table(["engine", "smallest p", "limit", "calibrated"], rows)
+
+
+def of_mutations(found: dict[str, Any]) -> str:
+    text = (
+        "Statistical bugs planted on purpose, each in a copy of the package, and the test that has to notice: it "
+        "passes without the bug and fails by an assertion with it.\n"
+    )
+    rows = [
+        [
+            str(r["number"]),
+            r["bug"],
+            f"`{r['file']}`",
+            f"`{r['test'].removeprefix('tests/')}`",
+            "yes" if r["caught"] else "**no**",
+        ]
+        for r in found["mutations"]
+    ]
+    command = f"\n*`python -m benchmarks mutations`, {found['about']['date'][:10]}.*\n"
+    return "## Planted bugs\n\n" + text + "\n" + table(["", "bug", "in", "test", "caught"], rows) + command
+
+
+def page() -> None:
+    """docs/correctness.md from what was measured."""
+    parts = [
+        "# Correctness\n\nMade by `python -m benchmarks correctness` from what it measured; no figure is typed in by "
+        "hand. What the tests hold on every change is in `tests/`; here are the figures behind it, at larger sizes.\n"
+    ]
+    for name, write in (("posteriors", of_posteriors), ("evidence", of_evidence), ("calibration", of_calibration)):
+        path = RESULTS / f"correctness-{name}.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            parts.append(write(found["found"]) + "\n" + measured(name, found["about"]))
+    if (RESULTS / "mutations.json").exists():
+        parts.append(of_mutations(json.loads((RESULTS / "mutations.json").read_text())))
+    (ROOT / "docs" / "correctness.md").write_text("\n".join(parts))
+
+
+def main(chosen: list[str], quick: bool) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    for name in chosen or list(PARTS):
+        if name == "page":
+            continue
+        told, start = about(quick), time.perf_counter()
+        found = PARTS[name](quick)
+        told["seconds"] = time.perf_counter() - start
+        path = RESULTS / f"correctness-{name}.json"
+        path.write_text(json.dumps({"about": told, "found": found}, indent=1) + "\n")
+        print(f"{name}: {told['seconds']:.0f} s", flush=True)
+    page()
