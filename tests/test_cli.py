@@ -1,4 +1,4 @@
-"""The command line and what a newcomer sees first: messages, pipes, the README, the names of the package."""
+"""The command line and what a newcomer sees first: messages, pipes, the names of the package."""
 
 import ast
 import json
@@ -496,16 +496,6 @@ def test_nobody_reads_on(tmp_path):
 
 
 # the package ----------------------------------------------------------------------------------------------------------
-
-
-def test_readme_runs_as_shown(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    namespace = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
-    assert blocks
-    assert "sigma_level" in capsys.readouterr().out
-    assert namespace["engine"].t == 11
 
 
 def test_public_names_for_type_checkers_and_for_python_agree():

@@ -1,6 +1,5 @@
 """One PyMC model for batch and stream: Ops, distribution, conversion and warm start."""
 
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -447,13 +446,3 @@ def test_every_sampler_runs(options, exact):
         idata = pm.sample(draws=500, tune=500, chains=2, cores=cores, progressbar=False, random_seed=1, **sampler)
     for k, name in enumerate(("sigma_level", "sigma_obs")):
         assert standard_errors(idata["posterior"][name].values, exact[100].mean[k], exact[100].sd[k], 150) < 4
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_the_page_runs():
-    text = (Path(__file__).parents[1] / "docs" / "pymc.md").read_text(encoding="utf-8")
-    code = "\n".join(block.split("```")[0] for block in text.split("```python\n")[1:])
-    names = {}
-    exec(compile(code, "docs/pymc.md", "exec"), names)
-    assert names["engine"].t == 151 and names["warm"].t == 151

@@ -6,9 +6,11 @@ if TYPE_CHECKING:
     from smcssm import errors as errors
     from smcssm import filters as filters
     from smcssm import gp as gp
+    from smcssm import interfaces as interfaces
     from smcssm import journal as journal
     from smcssm import late as late
     from smcssm import models as models
+    from smcssm import monitor as monitor
     from smcssm import moves as moves
     from smcssm import plots as plots
     from smcssm import priors as priors
@@ -29,9 +31,8 @@ else:
     # The same names, loaded when first used (PEP 562): `smcssm --help` need not wait for JAX. Where each one lives:
     # tests/test_cli.py holds this list and the one above together.
     _HOME = {
-        **dict.fromkeys(
-            ("errors", "filters", "gp", "journal", "late", "models", "moves", "plots", "priors", "schedules"), ""
-        ),
+        **dict.fromkeys(("errors", "filters", "gp", "interfaces", "journal", "late", "models", "monitor"), ""),
+        **dict.fromkeys(("moves", "plots", "priors", "schedules"), ""),
         "LinearGaussianSSM": "bridges.distribution",
         **dict.fromkeys(("kalman_predict", "kalman_step", "kalman_update"), "bridges.expressions"),
         "from_statespace": "bridges.pymc_extras",
