@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 LAYERS = [
-    "core linalg errors",
+    "core linalg errors files forks",
     "gaussian resampling relabelling timeline history records journal",
     "kalman priors.base",
     "models filters priors gp",
     "smc2 moves schedules",
-    "snapshot readout checkpoint bridges",
-    "grid late stamps clock ingest record assemble runtime over_runs engine fleet",
+    "snapshot readout trees container checkpoint bridges",
+    "grid late stamps clock ingest record assemble runtime over_runs persist durable engine fleet",
     "plots live comparison monitor distributed interfaces",
     "__init__",  # the public face
     "demo cli __main__",

@@ -91,15 +91,21 @@ def timeline(timing: Timing) -> Timeline | None:
 
 def elapsed(timing: Timing, clock: Clock, time: Any, n: int) -> tuple[Elapsed, Clock]:
     """The time that passed before each of n rows, and the clock after them."""
+    return passed(timing, clock, *((None, None) if time is None else stamps_of(time)), n)
+
+
+def passed(
+    timing: Timing, clock: Clock, stamps: np.ndarray | None, zone: str | None, n: int
+) -> tuple[Elapsed, Clock]:
+    """The same of stamps, and the zone that they came in."""
     all_of_them, none = np.ones(n, bool), np.zeros(n, bool)
     first = clock.taken == 0
-    if time is None:
+    if stamps is None:
         if n and (clock.last is not None or isinstance(timing.late, Revise) or timing.origin is not None):
             raise InputError(f"no time was given, but {_why_time(timing, clock)}")
         dt = np.ones(n)
         dt[: int(first)] = 0.0
         return Elapsed(all_of_them, none, dt, None), clock._replace(taken=clock.taken + n)
-    stamps, zone = stamps_of(time)
     if stamps.shape != (n,):
         raise InputError(f"time has shape {stamps.shape}, the observations have {n} rows")
     if n == 0:

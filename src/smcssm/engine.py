@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smcssm import assemble, clock, readout
+from smcssm import assemble, clock, persist, readout
 from smcssm.core import (
     AbstractFilter,
     AbstractKernel,
@@ -468,6 +469,53 @@ class Engine:
             new._ring = None if self._ring is None else self._ring.copy()
             new._told = set(self._told)
         return new
+
+    def save(self, path: str | os.PathLike[str], *, hmac_key: bytes | None = None) -> None:
+        """Write everything to one file, whole or not at all: ``Engine.load`` goes on from there bit for bit.
+
+        Args:
+            path: a file; what was there is replaced once the new one is safe on the disk.
+            hmac_key: signs the file, so that nobody without the key can forge one.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        persist.save(self, Path(path), hmac_key)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: AbstractModel,
+        prior: Any = None,
+        *,
+        hmac_key: bytes | None = None,
+        **options: Any,
+    ) -> Engine:
+        """The engine of a file, in memory, where it was when it was saved.
+
+        Args:
+            path: what ``save`` has written.
+            model: the same one; a file holds numbers, no code.
+            prior: the same one.
+            hmac_key: of a signed file.
+            **options: of the engine. They are in the file; those that are given have to be the same.
+
+        Raises:
+            CheckpointError: the file is not whole, was altered, or is of another engine; the text says what differs.
+        """
+        return persist.load(cls, Path(path), model, prior, hmac_key, options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
+        return self.copy()
+
+    __copy__ = copy
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "an engine is not pickled, for its model and prior hold functions: engine.save(path) and "
+            "ss.Engine.load(path, model, prior) take it to another process, engine.copy() copies it in this one"
+        )
 
     def reset(self) -> None:
         """Back to the prior, as if newly built. An engine with a journal refuses: its folder is of one stream."""

@@ -21,5 +21,9 @@ class JournalError(SmcssmError, OSError):
     """A journal that cannot be written (the engine is unchanged), or one that is not to be trusted when it is read."""
 
 
+class CheckpointError(SmcssmError, OSError):
+    """A checkpoint that cannot be written or is not to be trusted, or one of another engine. Nothing was changed."""
+
+
 class SmcssmWarning(UserWarning):
     """A run that goes on, but whose numbers deserve a look; the text names the remedy."""

@@ -11,7 +11,7 @@ import abc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -66,6 +66,19 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def commit(self, length: int) -> None:
         """The first ``length`` rows are there to stay. After an exception ``truncate`` to what was there before."""
+
+    def note(self, **words: Any) -> None:
+        """What is to be told of the rows, before the first is committed. A hook: memory tells nothing."""
+        del words
+
+    def sync(self) -> None:
+        """Wait until what is committed is safe. A hook: memory never is."""
+        return
+
+    def seal(self, length: int) -> int | None:
+        """What the first ``length`` rows are known by. A hook: in memory nobody can exchange them."""
+        del length
+        return None
 
 
 class Memory(Store):
@@ -164,9 +177,9 @@ class History:
         surprising: Bool[np.ndarray, "t s"] | None = None,
         times: np.ndarray | None = None,
     ) -> None:
-        """Add the first ``count`` rows of a block; with a timeline they have times."""
+        """Add the first ``count`` rows of a block; with a timeline, or on disk, their times if they have any."""
         columns = {name: column[:count] for name, column in _columns(block, surprising).items()}
-        if self.timeline is not None and times is not None:
+        if times is not None and (self.timeline is not None or self.path is not None):
             columns[TIMES] = times[:count]
         if len(self) and tuple(columns) != self._store.names:
             raise ValueError("the optional leaves of an observation record are there for all of a journal, or never")
@@ -174,9 +187,37 @@ class History:
         if self.timeline is not None and times is not None:
             self.timeline.extend(times[:count])
 
-    def commit(self, length: int) -> None:
-        """The first ``length`` rows are there to stay. After an exception ``truncate`` to what was there before."""
+    def commit(self, length: int, **words: Any) -> None:
+        """The first ``length`` rows are there to stay. After an exception ``truncate`` to what was there before.
+
+        Words are for those who find a journal, and count with the first commit only.
+        """
+        self._store.note(**words)
         self._store.commit(length)
+
+    def sync(self) -> None:
+        """Wait until what is committed is safe."""
+        self._store.sync()
+
+    def seal(self, length: int) -> int | None:
+        """What the first ``length`` rows are known by, on disk."""
+        return self._store.seal(length)
+
+    def columns(self, start: int, stop: int) -> Columns:
+        """All that is kept of rows start to stop."""
+        return self._store.read(start, stop) if stop > start else {}
+
+    def retake(self, store: Store) -> None:
+        """Keep rows in a store that holds the same ones."""
+        self._store = store
+
+    def restore(self, columns: Columns) -> None:
+        """Of a history without rows: all that was kept of some."""
+        if columns:
+            self._store.append(columns)
+            self._store.commit(len(self))
+            if self.timeline is not None:
+                self.timeline.extend(columns[TIMES])
 
     def truncate(self, length: int) -> None:
         """Forget rows from ``length`` on: those of a call that failed."""

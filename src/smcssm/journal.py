@@ -2,6 +2,8 @@
 
     header.json   what the rows are of, and their columns: written whole before the first row, then left alone
     rows.bin      one record per row (``records``); a call is a batch, written and sealed when it is committed
+    checkpoints/  the engine as it was after some of these rows, so that a resumed one need not take them all again
+    lock          held by the one engine that writes
 
 So a call that failed, or that a crash cut short, leaves nothing that counts, and the seals show any row or header that
 was altered. (Calls cut off at the end look like calls that never were: only who knows their number can tell.)
@@ -14,10 +16,11 @@ brought to the disk is lost: see ``Journal.fsync``.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +28,12 @@ import numpy as np
 
 from smcssm.core import Observation
 from smcssm.errors import JournalError, ModelError
+from smcssm.files import LOCK, TEMPORARY, Lock, sweep, whole, why
 from smcssm.history import Columns, History, Store
 from smcssm.records import SEAL, RecordFile, described, record_type, seal
 
 FORMAT = 1
-HEADER, ROWS = "header.json", "rows.bin"
+HEADER, ROWS, CHECKPOINTS = "header.json", "rows.bin", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,28 @@ class Journal:
             all before them. 0 syncs every call, ``math.inf`` only the first. Without a sync the operating system takes
             its time (Linux: about 30 s), as it does with the last rows before a pause; when the engine goes away, or
             the interpreter ends, there is a last one.
+        checkpoint_every: a call that ends so many seconds after the last checkpoint, or later, starts another one in
+            the background; ``math.inf`` for never. To resume, the rows after the newest one are taken again.
+        checkpoint_rows: likewise, when there were so many rows since; None for however many.
+        keep: how many checkpoints are kept.
+        hmac_key: signs checkpoints, so that nobody without it can forge one.
     """
 
     path: str | os.PathLike[str]
     fsync: float = 1.0
+    checkpoint_every: float = 60.0
+    checkpoint_rows: int | None = None
+    keep: int = 3
+    hmac_key: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.fsync >= 0:
-            raise ModelError(f"fsync={self.fsync!r}: expected seconds, at least 0")
+        for name in ("fsync", "checkpoint_every"):
+            if not getattr(self, name) >= 0:
+                raise ModelError(f"{name}={getattr(self, name)!r}: expected seconds, at least 0")
+        for name in ("checkpoint_rows", "keep"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1) and not (name == "checkpoint_rows" and value is None):
+                raise ModelError(f"{name}={value!r}: expected a whole number >= 1")
 
 
 class Recorded(NamedTuple):
@@ -66,16 +84,39 @@ class Recorded(NamedTuple):
 
 
 def create(journal: Journal, about: dict[str, Any]) -> History:
-    """A history that is kept in a folder, to which nothing is written before the first commit."""
+    """A history that is kept in a folder, to which nothing but a lock is written before the first commit."""
     path = Path(journal.path).resolve()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        found = next(path.iterdir(), None)
+        found = next((f for f in sorted(path.iterdir()) if not _left_behind(f)), None)
     except OSError as error:
-        raise ModelError(f"journal: {path} cannot be used as a folder: {_why(error)}") from error
+        raise ModelError(f"journal: {path} cannot be used as a folder: {why(error)}") from error
     if found is not None:
-        raise ModelError(f"journal: the folder {path} is not empty: {found.name} is in it. Give another one")
-    return History(Disk(path, about, journal.fsync))
+        remedy = "ss.Engine.open resumes it" if (path / HEADER).exists() else "Give another one"
+        raise ModelError(f"journal: the folder {path} is not empty: {found.name} is in it. {remedy}")
+    lock = Lock(path)
+    sweep(path)
+    return History(Disk(path, about, journal.fsync, lock))
+
+
+def _left_behind(file: Path) -> bool:
+    """By a process that was killed before its first commit, or that has let the folder go."""
+    return file.name == LOCK or file.suffix == TEMPORARY or (file.name == ROWS and file.stat().st_size == 0)
+
+
+def reopened(journal: Journal) -> tuple[dict[str, Any], Disk]:
+    """The header of a journal and its rows, to go on writing after the last one that was committed.
+
+    Raises:
+        JournalError: another engine is writing to it; or as ``read``.
+    """
+    path = Path(journal.path).resolve()
+    header, record, first_seal = _read_header(path)
+    lock = Lock(path)
+    sweep(path)
+    file, length = _sealed(path, record, first_seal, "r+b", "ss.journal.read(path, salvage=True)")
+    about = {name: said for name, said in header.items() if name not in ("format", "columns")}
+    return header, Disk.opened(path, file, record, length, Disk(path, about, journal.fsync, lock))
 
 
 def read(path: str | os.PathLike[str], *, about: dict[str, Any] | None = None, salvage: bool = False) -> Recorded:
@@ -94,17 +135,23 @@ def read(path: str | os.PathLike[str], *, about: dict[str, Any] | None = None, s
     wrong = [f"{n} is {header.get(n)!r}, expected {v!r}" for n, v in (about or {}).items() if header.get(n) != v]
     if wrong:
         raise JournalError(f"{path} is the journal of another engine: {'; '.join(wrong)}")
+    file, length = _sealed(path, record, first_seal, "rb", None if salvage else "salvage=True")
+    return Recorded(header, History(Disk.opened(path, file, record, length)), file.size() - length * record.itemsize)
+
+
+def _sealed(path: Path, record: np.dtype, first_seal: int, mode: str, remedy: str | None) -> tuple[RecordFile, int]:
+    """The file of rows, and how many of them count; without a remedy those before the first that is wrong."""
     try:
-        file = RecordFile(path / ROWS, "rb")
+        file = RecordFile(path / ROWS, mode)
         length, broken = file.sealed(record, first_seal)
     except OSError as error:
-        raise JournalError(f"{path / ROWS} cannot be read: {_why(error)}") from error
-    if broken is not None and not salvage:
+        raise JournalError(f"{path / ROWS} cannot be read: {why(error)}") from error
+    if broken is not None and remedy is not None:
         raise JournalError(
             f"{path / ROWS} was altered: rows {length} to {broken} do not match their checksum. "
-            f"salvage=True reads the {length} rows before them"
+            f"{remedy} reads the {length} rows before them"
         )
-    return Recorded(header, History(Disk.opened(path, file, record, length)), file.size() - length * record.itemsize)
+    return file, length
 
 
 class Disk(Store):
@@ -116,8 +163,8 @@ class Disk(Store):
 
     path: Path
 
-    def __init__(self, path: Path, about: dict[str, Any], fsync: float) -> None:
-        self.path = path
+    def __init__(self, path: Path, about: dict[str, Any], fsync: float, lock: Lock | None = None) -> None:
+        self.path, self.lock = path, lock
         self._about, self._fsync, self._synced = about, fsync, -np.inf
         self._columns: list[dict[str, Any]] = []
         self._record = np.dtype([])
@@ -126,11 +173,32 @@ class Disk(Store):
         self._dirty = self._lost = False
 
     @classmethod
-    def opened(cls, path: Path, file: RecordFile, record: np.dtype, length: int) -> Disk:
-        """To read from."""
-        new = cls(path, {}, np.inf)
+    def opened(cls, path: Path, file: RecordFile, record: np.dtype, length: int, new: Disk | None = None) -> Disk:
+        """To read from; or ``new``, which has the lock, to go on writing."""
+        writes, new = new is not None, cls(path, {}, math.inf) if new is None else new
         new._file, new._record, new._committed = file, record, length
+        if writes:
+            new._dirty = True  # what a crash has left behind
+            new.truncate(length)
         return new
+
+    def note(self, **words: Any) -> None:
+        """What the header is to say as well, while it is not written."""
+        if self._committed == 0:
+            self._about = self._about | words
+
+    def seal(self, length: int) -> int | None:
+        """The seal of a row, which depends on all before it; None where no call ended."""
+        if length == 0 or self._file is None:
+            return None
+        last = np.zeros(1, self._record)
+        self._file.read((length - 1) * self._record.itemsize, memoryview(last.view(np.uint8)))
+        return int(last[SEAL][0]) or None
+
+    def sync(self) -> None:
+        """Wait until the disk has all that was committed."""
+        if self._file is not None:
+            self._sync(self._file)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -168,10 +236,7 @@ class Disk(Store):
         if self._file is not None and (self._dirty or length < self._committed):
             self._committed = min(length, self._committed)
             self._file.truncate(self._committed * size)
-            if self._committed:
-                last = np.zeros(1, self._record)
-                self._file.read((self._committed - 1) * size, memoryview(last.view(np.uint8)))
-                self._seal = int(last[SEAL][0])
+            self._seal = self.seal(self._committed) or self._seal
             self._dirty = False
 
     def commit(self, length: int) -> None:
@@ -184,7 +249,7 @@ class Disk(Store):
         try:
             new = self._write(batch)
         except OSError as error:
-            raise JournalError(f"{self.path} cannot be written, the engine is unchanged: {_why(error)}") from error
+            raise JournalError(f"{self.path} cannot be written, the engine is unchanged: {why(error)}") from error
         self._committed, self._seal, self._dirty = length, new, False
         del self._tail[: len(batch)]
 
@@ -192,11 +257,12 @@ class Disk(Store):
         """Its seal."""
         self._dirty = True
         if self._file is None:
-            self._file = RecordFile(self.path / ROWS, "x+b")
+            self._file = RecordFile(self.path / ROWS, "w+b")
         if self._committed == 0:
             header = {"format": FORMAT, **self._about, "columns": self._columns}
             self._seal = _checksum(header)
-            _write_whole(self.path / HEADER, json.dumps(header | {"checksum": self._seal}, indent=1).encode())
+            with whole(self.path / HEADER) as file:
+                file.write(json.dumps(header | {"checksum": self._seal}, indent=1).encode())
         new = seal(batch, self._seal)
         self._file.write(self._committed * self._record.itemsize, batch)
         now = time.monotonic()
@@ -214,28 +280,12 @@ class Disk(Store):
             raise
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """A file that after a crash is there with all of its contents, or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name == "posix":  # elsewhere a folder cannot be synced
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def _read_header(path: Path) -> tuple[dict[str, Any], np.dtype, int]:
     """The header, what a record is by it, and the checksum with which the chain of seals starts."""
     try:
         raw = (path / HEADER).read_bytes()
     except OSError as error:
-        raise JournalError(f"{path} is no journal, or nothing was committed to it: {HEADER}: {_why(error)}") from error
+        raise JournalError(f"{path} is no journal, or nothing was committed to it: {HEADER}: {why(error)}") from error
     try:
         header = json.loads(raw)
         if header["format"] != FORMAT:
@@ -251,7 +301,3 @@ def _read_header(path: Path) -> tuple[dict[str, Any], np.dtype, int]:
 def _checksum(header: dict[str, Any]) -> int:
     """Where the chain of seals starts: rows go with this header only."""
     return zlib.crc32(json.dumps(header, sort_keys=True).encode())
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or str(error)

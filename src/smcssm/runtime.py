@@ -12,6 +12,7 @@ import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from smcssm import forks
 from smcssm.clock import Clock, Elapsed
 from smcssm.core import Observation, Status
 from smcssm.errors import ImpossibleObservationError, ModelError
@@ -62,7 +64,7 @@ class Runtime:
 
     def __init__(self, smc: SMC2, n_series: int, n_particles: int, seed: int, history: History) -> None:
         self.smc, self.n_series, self.n_particles, self.history = smc, n_series, n_particles, history
-        self.lock = threading.RLock()
+        self.lock = forks.guarded(self, threading.RLock())
         self._busy = False
         self.model, self.schedule, self.channels = smc.filter.model, smc.schedule, smc.filter.model.channel_names
         self._run, self._revise = compiled(advance, smc), compiled(revise, smc)
@@ -118,7 +120,7 @@ class Runtime:
                 published = report(_join(reports, evidence, self.n_series))
                 length = len(self.history)
                 last_move = next((move for _, move in reversed(reports) if move is not None), state.last_move)
-                self.history.commit(length)
+                self.history.commit(length, zone=clock.zone)
                 self.state = Committed(population, pending, evidence[-1], clock, layout, length, last_move)
             finally:
                 self.history.truncate(self.state.length)
@@ -153,7 +155,7 @@ class Runtime:
                 self.history.append(block, total, times=times)
                 population, move = warm_start(self.smc, state.population, z, self.history)
                 pending = self.schedule.init(self.smc, population)
-                self.history.commit(total)
+                self.history.commit(total, zone=clock.zone, warm=True)
                 evidence = np.asarray(population.log_evidence)
                 self.state = Committed(population, pending, evidence, clock, layout, total, move)
             finally:
@@ -264,10 +266,26 @@ class Runtime:
             'that is wrong, or build the engine with impossible="missing" to treat such values as missing'
         )
 
+    def foretold(self) -> np.ndarray:
+        """Mean and sd of a next observation, one unit of time ahead and without inputs: what model and state say.
+
+        By the program of every step, on the side: nothing is committed.
+        """
+        with self.lock, jax.enable_x64(True):
+            state = self.state
+            blank = self.blank(state.layout is not None and state.layout.noise_sd)
+            one = dict(dt=np.ones_like(blank.dt), index=np.full_like(blank.index, state.clock.taken))
+            part = jax.tree.map(lambda leaf: leaf[None], replace(blank, **one))
+            take = pad(part, BLOCK)
+            feed = self.schedule.feed(self.smc, state.pending, self.history, take, 1)
+            _, _, report = self._run(state.population, state.pending, take, feed, np.int64(1), self._trailing(part))
+            rows, _ = unpack(np.asarray(report), len(self.channels), self.n_series)
+            return np.stack([rows.predictive_mean[0], rows.predictive_sd[0]])
+
     def copy(self, seed: int | None) -> Runtime:
         """An independent runtime with the same past, held in memory, and with other keys if a seed is given."""
         new = copy.copy(self)
-        new.lock, new.history = threading.RLock(), self.history.copy()
+        new.lock, new.history = forks.guarded(new, threading.RLock()), self.history.copy()
         if seed is not None:
             with jax.enable_x64(True):
                 population = eqx.tree_at(lambda p: p.key, self.state.population, self._keys(seed))

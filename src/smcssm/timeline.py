@@ -64,6 +64,10 @@ class Timeline:
             self._numbers[start:stop], self._stamps[start:stop] = np.arange(start, stop), stamps
             self._length = stop
             return
+        if start == 0:
+            self._numbers[:stop] = np.argsort(stamps, kind="stable")
+            self._stamps[:stop], self._length = stamps[self._numbers[:stop]], stop
+            return
         for stamp in stamps:
             place, end = self.place(stamp), self._length
             for column, value in ((self._numbers, end), (self._stamps, stamp)):
