@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Okabe & Ito: told apart by colour-blind readers, and in grey
 _DATA, _PAST, _AHEAD, _MARK = "#222222", "#0072B2", "#D55E00", "#D55E00"
+_MODELS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 _Z95 = 1.6448536269514722
 _FEW = 400  # observations, up to which each one gets a mark that can be seen
@@ -231,8 +232,9 @@ def model_probabilities(
     if not len(table):
         raise InputError("there is nothing to draw: the engines have taken no observation yet")
     figure, (ax,) = new_panels(axes, 1, height=2.8)
-    ax.stackplot(table.index, table.to_numpy().T, labels=list(table.columns), alpha=0.75, lw=0)
+    ax.stackplot(table.index, table.to_numpy().T, labels=list(table.columns), colors=_MODELS, alpha=0.75, lw=0)
     ax.set_ylim(0, 1)
+    ax.margins(x=0)
     ax.set_ylabel("model probability")
     legend(ax)
     ax.set_xlabel("observation")
