@@ -77,7 +77,6 @@ engine.update(y[engine.t :], progress=False)
 figure = plots.moves(engine)
 for ax in figure.axes:
     ax.set_xscale("log")
-figure
 
 # %% [markdown]
 # The jump is twelve standard deviations of the noise. Its likelihood alone would leave a handful of particles, so it
@@ -85,7 +84,7 @@ figure
 # happens within the step of the jump. What it did to the posterior is to be seen at once:
 
 # %%
-plots.hyperparameters(engine)
+_ = plots.hyperparameters(engine)
 
 # %% [markdown]
 # A constant `sigma_level` can explain the jump only by being larger for all times. That is the model's fault, not the
