@@ -126,7 +126,7 @@ engines = {"two regimes": switching, "stochastic volatility": wandering}
 ss.compare(engines)
 
 # %%
-plots.model_probabilities(engines)
+_ = plots.model_probabilities(engines)
 
 # %%
 pd.concat({name: engine.scores().loc["y"] for name, engine in engines.items()}, axis=1).T

@@ -111,7 +111,7 @@ plt.show()
 # inside, the error is larger than the model of white noise expects.
 
 # %%
-plots.hyperparameters(engine)
+_ = plots.hyperparameters(engine)
 
 # %% [markdown]
 # ## What a refit would cost
