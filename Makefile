@@ -8,7 +8,7 @@ workers := -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint types check bench-kernels notebook notebooks docs clean distclean
+.PHONY: help demo test test-slow lint types check bench-kernels notebook notebooks docs figures clean distclean
 
 help:                           ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1	\2/p' Makefile | expand -t 18
@@ -42,6 +42,9 @@ notebooks: .venv/.installed-dev ## run every notebook from top to bottom
 
 docs: .venv/.installed-docs     ## build the documentation, strictly
 	$(py) -m sphinx -W --keep-going -b html docs docs/_build/html
+
+figures: .venv/.installed-dev   ## draw the pictures of README and docs anew
+	$(py) scripts/figures.py
 
 clean:                          ## remove what was built and cached
 	rm -rf build dist docs/_build .pytest_cache .ruff_cache .hypothesis

@@ -61,9 +61,9 @@ def one(y: np.ndarray, engine: ss.Engine, forgetful: ss.Engine, run_length: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--series", type=int, default=40)
-    parser.add_argument("--length", type=int, default=1000)
-    parser.add_argument("--run-length", type=int, default=1000)
-    parser.add_argument("--particles", type=int, default=256)
+    parser.add_argument("--length", type=int, default=500)
+    parser.add_argument("--run-length", type=int, default=250)
+    parser.add_argument("--particles", type=int, default=200)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     options = dict(n_particles=args.particles, record=None, impossible="missing", seed=0)
@@ -76,7 +76,7 @@ def main() -> None:
             if fault == "none":
                 alarms = sum(len(f[name]) for f in found)
                 table.append({"fault": fault, "watcher": name, "false": alarms, "of": args.series * args.length})
-                print(f"{name}: {alarms} false alarms in {args.series * args.length:,} observations")
+                print(f"{name}: {alarms} false alarms in {args.series * args.length:,} observations", flush=True)
                 continue
             first = [min((t for t in f[name] if t > half), default=None) for f in found]
             delays = [t - half for t in first if t is not None]

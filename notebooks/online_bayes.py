@@ -90,7 +90,7 @@ infos = engine.update(flow[5:])
 engine.summary()
 
 # %%
-plots.hyperparameters(engine, index=years)
+_ = plots.hyperparameters(engine, index=years)
 
 # %% [markdown]
 # The prior is at the left edge. After five years the data have said almost nothing about `sigma_level`; the wide band
@@ -100,7 +100,7 @@ plots.hyperparameters(engine, index=years)
 # state.
 
 # %%
-plots.forecast_fan(engine, h=10, index=years)
+_ = plots.forecast_fan(engine, h=10, index=years)
 
 # %%
 engine.forecast(2)
@@ -149,7 +149,7 @@ holes = flow.copy()
 holes[40:60] = np.nan
 other = ss.Engine(model, prior, n_particles=N, seed=0)
 other.update(holes)
-plots.forecast_fan(other, h=5, index=years)
+_ = plots.forecast_fan(other, h=5, index=years)
 
 # %% [markdown]
 # ## A faster stream: which model, and is it calibrated?
@@ -177,7 +177,7 @@ for name, model in {"level": level + noise, "level and daily cycle": level + cyc
 
 # %%
 buoy = engines["level and daily cycle"]
-plots.forecast_fan(buoy, last=3 * 48, h=48, index=sea.index)
+_ = plots.forecast_fan(buoy, last=3 * 48, h=48, index=sea.index)
 
 # %% [markdown]
 # The probability integral transform of each reading under the forecast made for it should be uniform. It is not:
@@ -185,7 +185,7 @@ plots.forecast_fan(buoy, last=3 * 48, h=48, index=sea.index)
 # say that. `diagnose` notices too.
 
 # %%
-plots.pit_histogram(buoy)
+_ = plots.pit_histogram(buoy)
 
 # %%
 import warnings

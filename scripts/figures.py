@@ -39,7 +39,7 @@ def constant_level(theta: dict) -> dict:
 
 def exact(upto: int) -> tuple[np.ndarray, ...]:
     """The posterior on a grid."""
-    level, obs = np.meshgrid(np.linspace(0.5, 160, 160), np.linspace(60, 420, 160), indexing="ij")
+    level, obs = np.meshgrid(np.linspace(0.5, 160, 160), np.linspace(5, 420, 200), indexing="ij")
     log_p = -0.5 * ((level / 50) ** 2 + (obs / 150) ** 2)
     m, P = np.full_like(level, 1120.0), np.full_like(level, 300.0**2)
     for t, value in enumerate(FLOW[:upto]):
@@ -72,7 +72,7 @@ def particles(engine: ss.Engine) -> plt.Figure:
         ax.contour(level, obs, p, cuts, colors="#D55E00", linewidths=1.2)
         ax.set_title("the prior" if t == 0 else f"after {t} years", fontsize="medium")
         ax.set_xlim(0, 150)
-        ax.set_ylim(60, 400)
+        ax.set_ylim(0, 400)
         ax.set_xlabel("sigma_level")
         ax.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("sigma_obs")

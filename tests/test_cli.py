@@ -495,6 +495,13 @@ def test_nobody_reads_on(tmp_path):
         assert process.wait(timeout=60) == 0
 
 
+def test_a_live_table_keeps_up(tmp_path):
+    result = run("stream", write(tmp_path, csv(Y)), *LEVEL, "--live")
+    assert [row["t"] for row in lines(result)] == list(range(1, 11))
+    for text in ("after observation 10", "no alarm", "sigma_level", "next observation", "▁", "log evidence"):
+        assert text in result.stderr
+
+
 # the package ----------------------------------------------------------------------------------------------------------
 
 

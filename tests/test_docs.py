@@ -13,6 +13,8 @@ import matplotlib
 import numpy as np
 import pytest
 
+from smcssm import assemble
+
 matplotlib.use("agg")
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,9 +48,22 @@ def marked(page):
     return pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if slow else [])
 
 
+KNOWN = {}
+
+
+def shared(prior, convert):
+    """Pages that write the same priors share them, and so their compiled programs."""
+    described = str(getattr(prior, "str_repr", lambda: id(prior))())
+    if described not in KNOWN:
+        KNOWN[described] = convert(prior)
+    return KNOWN[described]
+
+
 def run(page, folder, monkeypatch):
     """The names that a page leaves behind."""
     monkeypatch.chdir(folder)
+    convert = assemble.as_prior
+    monkeypatch.setattr(assemble, "as_prior", lambda prior: shared(prior, convert))
     text, names = page.read_text(encoding="utf-8"), {"__name__": page.stem}
     for line, code in pieces(text):
         program = compile("\n" * line + small(code), str(page), "exec")

@@ -28,7 +28,7 @@ from smcssm.record import StepInfo, StepInfos
 if TYPE_CHECKING:
     import pandas as pd
 
-_KINDS = ("surprise", "location", "scale")
+_DRIFTS = ("location", "scale")
 _LARGEST = 8.0  # normal scores of PIT values that are 0 or 1 to rounding
 
 
@@ -183,19 +183,20 @@ class Monitor:
         if not run_length > 1:
             raise ModelError(f"run_length={run_length}: expected a mean number of observations, above 1")
         self.run_length, self._make, self.alarms = run_length, detector, []
-        self._charts: list[dict[str, Detector]] = []
+        self._charts: list[dict[str, Any]] = []
 
     def update(self, infos: Any) -> list[Alarm]:
         """Take what ``engine.step`` or ``engine.update`` returned; the alarms that it raises."""
         t, pit, _, _ = _columns(infos)
         channels = pit.shape[1]
-        rarer = self.run_length * len(_KINDS) * channels
+        rarer = self.run_length * (1 + len(_DRIFTS)) * channels
         if not self._charts:
             make = self._make or (lambda: Cusum(rarer))
-            self._charts = [{kind: make() for kind in _KINDS[1:]} for _ in range(channels)]
+            self._charts = [{kind: make() for kind in _DRIFTS} for _ in range(channels)]
         if len(self._charts) != channels:
             raise InputError(f"this monitor watches {len(self._charts)} channels, and got {channels}")
-        tails, scores = 1 - np.abs(2 * pit - 1), dict(zip(_KINDS[1:], _scores(pit), strict=True))
+        tails, (location, scale) = 1 - np.abs(2 * pit - 1), _scores(pit)
+        scores: dict[str, np.ndarray] = {"location": location, "scale": scale}
         new = []
         for row, i in np.argwhere(~np.isnan(pit)).tolist():
             if tails[row, i] < 1 / rarer:

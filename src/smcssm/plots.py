@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smcssm.comparison import probabilities
+from smcssm.drawing import FAINT, fit, legend, new_panels, note, time_axis
 from smcssm.engine import Engine
 from smcssm.errors import InputError
 from smcssm.readout.diagnose import uniformity
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe & Ito: told apart by colour-blind readers, and in grey
-_DATA, _PAST, _AHEAD, _MARK, _FAINT = "#222222", "#0072B2", "#D55E00", "#D55E00", "#767676"
+_DATA, _PAST, _AHEAD, _MARK = "#222222", "#0072B2", "#D55E00", "#D55E00"
+_MODELS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 _Z95 = 1.6448536269514722
 _FEW = 400  # observations, up to which each one gets a mark that can be seen
@@ -55,7 +57,7 @@ def forecast_fan(
     steps = _recorded(engine, last)
     numbers = _channels(engine, channel)
     x, ahead_x = _times(engine, steps, index, h)
-    figure, panels = _panels(axes, len(numbers), height=3.4)
+    figure, panels = new_panels(axes, len(numbers), height=3.4)
     ahead = engine.forecast(h, inputs=inputs, quantiles=_LEVELS) if h else None
     for ax, i in zip(panels, numbers, strict=True):
         _past(ax, x, steps, i)
@@ -63,8 +65,8 @@ def forecast_fan(
             _fan(ax, ahead_x, ahead["quantiles"].values[:, i])
         _limit(ax, steps, i, ahead)
         ax.set_ylabel(engine.model.channel_names[i])
-    _legend(panels[0])
-    _time_axis(panels, x, index)
+    legend(panels[0])
+    time_axis(panels, x, index)
     return figure
 
 
@@ -95,7 +97,7 @@ def _limit(ax: Axes, steps: xr.Dataset, i: int, ahead: xr.Dataset | None) -> Non
     seen = [steps["y"].values[:, i], (mean - _Z95 * sd)[usual], (mean + _Z95 * sd)[usual]]
     if ahead is not None:
         seen.append(ahead["quantiles"].values[:, i].ravel())
-    _fit(ax, np.concatenate(seen))
+    fit(ax, np.concatenate(seen))
 
 
 def hyperparameters(engine: Engine, last: int | None = None, *, index: Any = None, axes: Any = None) -> Figure:
@@ -111,18 +113,18 @@ def hyperparameters(engine: Engine, last: int | None = None, *, index: Any = Non
     x, _ = _times(engine, steps, index, 0)
     names = [str(name) for name in steps["hyperparameter"].values]
     columns = 1 if len(names) < 4 else 2
-    figure, panels = _panels(axes, len(names), height=2.3, columns=columns)
+    figure, panels = new_panels(axes, len(names), height=2.3, columns=columns)
     before = _prior_quantiles(engine)
     for ax, name, q in zip(panels, names, np.moveaxis(steps["quantiles"].values, 1, 0), strict=True):
         ax.plot(x, q[:, 1], color=_PAST, lw=1.6, marker="o" if len(x) == 1 else None, label="median")
         ax.fill_between(x, q[:, 0], q[:, 2], color=_PAST, alpha=0.25, lw=0, label="90%")
         _prior_bar(ax, before[name])
-        _fit(ax, q[len(q) // 20 :] if len(q) > 20 else np.append(q, before[name]))  # the start may leave the panel
+        fit(ax, q[len(q) // 20 :] if len(q) > 20 else np.append(q, before[name]))  # the start may leave the panel
         ax.set_ylabel(name)
         low, _, high = before[name]
-        ax.set_title(f"prior 90%: {low:.3g} to {high:.3g}", loc="right", fontsize="small", color=_FAINT)
-    _legend(panels[0])
-    _time_axis(panels, x, index, columns)
+        note(ax, f"prior 90%: {low:.3g} to {high:.3g}")
+    legend(panels[0])
+    time_axis(panels, x, index, columns)
     return figure
 
 
@@ -141,7 +143,7 @@ def _prior_quantiles(engine: Engine) -> dict[str, np.ndarray]:
 def _prior_bar(ax: Axes, q: np.ndarray) -> None:
     """The prior's interval and median in the left margin: data units upwards, axes units sideways."""
     up = {"transform": ax.get_yaxis_transform(), "solid_capstyle": "butt", "scalex": False}
-    ax.plot([0.009, 0.009], [q[0], q[2]], color=_FAINT, lw=6, alpha=0.5, label="prior", **up)
+    ax.plot([0.009, 0.009], [q[0], q[2]], color=FAINT, lw=6, alpha=0.5, label="prior", **up)
     ax.plot([0.002, 0.016], [q[1], q[1]], color=_DATA, lw=2, **up)
 
 
@@ -158,7 +160,7 @@ def moves(engine: Engine, last: int | None = None, *, index: Any = None, axes: A
     """
     steps = _recorded(engine, last)
     x, _ = _times(engine, steps, index, 0)
-    figure, panels = _panels(axes, 2, height=2.5)
+    figure, panels = new_panels(axes, 2, height=2.5)
     above, below = panels
     snapshot = engine.snapshot()
     runs, n = snapshot.population.log_weight.shape
@@ -166,16 +168,16 @@ def moves(engine: Engine, last: int | None = None, *, index: Any = None, axes: A
     above.plot(x, ess, color=_PAST, lw=1.2 if len(x) <= _FEW else 0.8, label="effective sample size")
     size = 6 if moved.sum() <= 20 else 4
     above.plot(x[moved], ess[moved], ls="", marker="v", ms=size, color=_MARK, label="moved")
-    above.axhline(snapshot.smc.ess_threshold * n, color=_FAINT, ls="--", lw=1, label="threshold")
-    above.axhline(10 * engine.prior.size, color=_FAINT, ls=":", lw=1.2, label="least for a move")
+    above.axhline(snapshot.smc.ess_threshold * n, color=FAINT, ls="--", lw=1, label="threshold")
+    above.axhline(10 * engine.prior.size, color=FAINT, ls=":", lw=1.2, label="least for a move")
     above.set_ylim(0, 1.05 * n)
     above.set_ylabel(f"ESS of {n}" + (", worst run" if runs > 1 else ""))
     below.vlines(x[moved], 0, steps["acceptance"].values[moved], color=_MARK, lw=1.2)
     below.plot(x[moved], steps["acceptance"].values[moved], ls="", marker="o", ms=size, color=_MARK)
     below.set_ylim(0, 1)
     below.set_ylabel("acceptance")
-    _legend(above)
-    _time_axis(panels, x, index)
+    legend(above)
+    time_axis(panels, x, index)
     return figure
 
 
@@ -201,7 +203,7 @@ def pit_histogram(
     from scipy import stats
 
     steps, numbers = _recorded(engine, last), _channels(engine, channel)
-    figure, panels = _panels(axes, len(numbers), height=2.8, share=False)
+    figure, panels = new_panels(axes, len(numbers), height=2.8, share=False)
     for ax, i in zip(panels, numbers, strict=True):
         pit = steps["pit"].values[:, i]
         pit = pit[~np.isnan(pit)]
@@ -209,15 +211,15 @@ def pit_histogram(
         low, high = stats.binom.ppf([0.025, 0.975], len(pit), 1 / k)
         counts, edges = np.histogram(pit, k, (0.0, 1.0))
         ax.bar(edges[:-1], counts, 1 / k, align="edge", color=_PAST, alpha=0.55, edgecolor="white", lw=0.8)
-        ax.axhspan(low, high, color=_FAINT, alpha=0.25, lw=0, label="95% of uniform counts")
+        ax.axhspan(low, high, color=FAINT, alpha=0.25, lw=0, label="95% of uniform counts")
         ax.axhline(len(pit) / k, color=_DATA, lw=1, ls="--", label="expected")
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1.1 * max(high, counts.max(), 1))
         name = f", {engine.model.channel_names[i]}" if len(engine.model.channel_names) > 1 else ""
         ax.set_ylabel(f"count{name}")
         p = f", Kolmogorov-Smirnov p = {uniformity(pit):.2g}" if len(pit) else ""
-        ax.set_title(f"{len(pit)} values{p}", loc="right", fontsize="small", color=_FAINT)
-    _legend(panels[0])
+        ax.set_title(f"{len(pit)} values{p}", loc="right", fontsize="small", color=FAINT)
+    legend(panels[0])
     panels[-1].set_xlabel("PIT of the one-step forecast")
     return figure
 
@@ -229,11 +231,12 @@ def model_probabilities(
     table = probabilities(engines, prior)
     if not len(table):
         raise InputError("there is nothing to draw: the engines have taken no observation yet")
-    figure, (ax,) = _panels(axes, 1, height=2.8)
-    ax.stackplot(table.index, table.to_numpy().T, labels=list(table.columns), alpha=0.75, lw=0)
+    figure, (ax,) = new_panels(axes, 1, height=2.8)
+    ax.stackplot(table.index, table.to_numpy().T, labels=list(table.columns), colors=_MODELS, alpha=0.75, lw=0)
     ax.set_ylim(0, 1)
+    ax.margins(x=0)
     ax.set_ylabel("model probability")
-    _legend(ax)
+    legend(ax)
     ax.set_xlabel("observation")
     return figure
 
@@ -288,79 +291,3 @@ def _values(index: Any) -> np.ndarray:
     if values.dtype.kind not in "iuf":
         raise InputError(f"index: expected numbers or datetimes, got {values.ravel()[:1]}")
     return values
-
-
-def _panels(
-    axes: Any, count: int, height: float, columns: int = 1, share: bool = True
-) -> tuple[Figure, Sequence[Axes]]:
-    """A new figure of ``count`` panels, or the user's axes."""
-    plt = _pyplot()
-    if axes is not None:
-        panels = list(np.ravel(axes))
-        if len(panels) != count:
-            raise InputError(f"axes: got {len(panels)}, expected {count}")
-        return panels[0].figure, panels
-    rows = -(-count // columns)
-    size = (8.0 if columns == 1 else 11.0, 0.7 + height * rows)
-    figure, grid = plt.subplots(rows, columns, figsize=size, sharex=share, layout="constrained", squeeze=False)
-    panels = list(grid.ravel())
-    for spare in panels[count:]:
-        spare.remove()
-    for ax in panels[:count]:
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure, panels[:count]
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'smcssm[plots]'") from error
-    return plt
-
-
-def _legend(ax: Axes) -> None:
-    """Above the panel, where it covers nothing."""
-    handles, names = ax.get_legend_handles_labels()
-    ax.legend(
-        handles,
-        names,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=len(names),
-        frameon=False,
-        fontsize="small",
-        borderaxespad=0.2,
-        columnspacing=1.2,
-        handlelength=1.4,
-    )
-
-
-def _fit(ax: Axes, values: np.ndarray) -> None:
-    values = values[np.isfinite(values)]
-    low, high = values.min(), values.max()
-    pad = 0.06 * (high - low) or 1.0
-    ax.set_ylim(low - pad, high + pad)
-
-
-def _time_axis(panels: Sequence[Axes], x: np.ndarray, index: Any, columns: int = 1) -> None:
-    """Dates that name their month and year; labels under the lowest panel of each column."""
-    for ax in panels:
-        ax.margins(x=0.03)
-        if x.dtype.kind == "M":
-            from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-            locator = AutoDateLocator(minticks=3, maxticks=8, interval_multiples=False)
-            ax.xaxis.set_major_locator(locator)
-            ax.xaxis.set_major_formatter(
-                ConciseDateFormatter(
-                    locator,
-                    formats=["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%S.%f"],
-                    zero_formats=["", "%b %Y", "%d %b", "%d %b", "%H:%M", "%H:%M"],
-                    offset_formats=["", "", "%Y", "%d %b %Y", "%d %b %Y", "%d %b %Y %H:%M"],
-                )
-            )
-    for ax in panels[-columns:]:
-        ax.tick_params(labelbottom=True)
-        if index is None:
-            ax.set_xlabel("observation")

@@ -89,6 +89,9 @@ def stream(  # noqa: PLR0913
         ),
     ] = "immediate",
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show the posterior as a table that keeps up with the stream, on stderr.")
+    ] = False,
 ) -> None:
     """Feed a CSV or JSON-lines stream to an engine: one JSON line out per observation, as soon as it is in.
 
@@ -103,7 +106,7 @@ def stream(  # noqa: PLR0913
     from smcssm.errors import SmcssmError
 
     columns = Columns(tuple(column), time)
-    settings = Settings(model, columns, on_error, scale, initial_mean, initial_sd, particles, seed, schedule)
+    settings = Settings(model, columns, on_error, scale, initial_mean, initial_sd, particles, seed, schedule, live)
     try:
         code = Session(settings).run(file, format)
     except (SmcssmError, OSError) as error:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console, Group
@@ -25,6 +25,9 @@ from smcssm.errors import ModelError, SmcssmError
 from smcssm.grid import told, written
 from smcssm.record import StepInfo
 from smcssm.schedules import Immediate, Jitter, Paced
+
+if TYPE_CHECKING:
+    from smcssm.cli.board import Board
 
 HELD_BACK = 20
 SCHEDULES = {"immediate": Immediate, "paced": Paced, "jitter": Jitter}
@@ -42,6 +45,7 @@ class Settings(NamedTuple):
     particles: int = 1000
     seed: int = 0
     schedule: str = "immediate"
+    live: bool = False
 
 
 class Rejected(Exception):
@@ -62,7 +66,16 @@ class Session:
         self.engine: Engine | None = None
         self.log_evidence, self.missing, self.rejected, self.moves = 0.0, 0, 0, 0
         self.lines, self.lost = 0, 0
+        self.board = self._board() if settings.live else None
         _check(settings, blank)
+
+    def _board(self) -> Board:
+        """The live table, on stderr; reports on a terminal would run through it, so there they are left out."""
+        from smcssm.cli.board import Board
+
+        if self.out.isatty():
+            self.out = open(os.devnull, "w", encoding="utf-8")
+        return Board(self.err)
 
     def run(self, path: Path, kind: str) -> int:
         """Read to the end, to an interrupt, or until nobody reads what is written; the exit code."""
@@ -71,9 +84,10 @@ class Session:
             with _opened(path) as lines:
                 first = next(lines, b"")
                 found = rows(itertools.chain([first], lines), format_of(path, kind, first), self.columns)
-                for row in self._begin(self._accepted(found)):
-                    self._take(row)
-                self._stop_where_most_are_lost()
+                with self.board or contextlib.nullcontext():
+                    for row in self._begin(self._accepted(found)):
+                        self._take(row)
+                    self._stop_where_most_are_lost()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has no reader either
             return 0
@@ -147,7 +161,7 @@ class Session:
         model = self.build(catalogue.Start(tuple(map(float, means)), sd))
         prior, when = model.default_prior(scale), SCHEDULES[want.schedule]()
         engine = Engine(model, prior, n_particles=want.particles, schedule=when, seed=want.seed, record=None)
-        with self.err.status("compiling"):  # seen on a terminal only
+        with contextlib.nullcontext() if self.board else self.err.status("compiling"):  # seen on a terminal only
             engine.warmup()
         return engine
 
@@ -176,6 +190,8 @@ class Session:
         self.moves += info.moved
         self.out.write(json.dumps(report(row, info, self.log_evidence), allow_nan=False) + "\n")
         self.out.flush()
+        if self.board is not None:
+            self.board.update(self.engine, info, y, row.stamp, self.log_evidence)
 
     def _as_missing(self) -> bool:
         """With a column of times the next row shows what was left out."""

@@ -41,12 +41,18 @@ class Statsmodels:
     @property
     def params(self) -> pd.Series:
         """Posterior means of the hyperparameters."""
-        return self.engine.summary()["mean"].rename(None)
+        return self._posterior("mean")
 
     @property
     def bse(self) -> pd.Series:
         """Their posterior standard deviations."""
-        return self.engine.summary()["sd"].rename(None)
+        return self._posterior("sd")
+
+    def _posterior(self, column: str) -> pd.Series:
+        import pandas as pd
+
+        table = self.engine.summary()
+        return pd.Series(table[column].to_numpy(), index=table.index)
 
     def append(self, endog: Any, exog: Any = None, **fields: Any) -> Statsmodels:
         """Take more observations, as for ``engine.update``; the posterior goes on, nothing is fitted again."""
