@@ -14,6 +14,7 @@ import argparse
 import importlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,8 @@ def names() -> dict[str, str]:
 
 
 def one(name: str, quick: bool, output: Path) -> None:
-    """Run one in this process."""
+    """Run one in this process; told to stop, it stops what it has started as well."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     told, start = about(quick), time.perf_counter()
     module = importlib.import_module(f"benchmarks.{name}")
     rows = [asdict(Record(**row)) for row in module.rows(quick)]
@@ -54,9 +56,12 @@ def run(chosen: list[str], quick: bool) -> int:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "result.json"
             command = [sys.executable, "-m", "benchmarks", "one", name, "--output", str(output)]
+            process = subprocess.Popen(command + ["--quick"] * quick, cwd=ROOT)
             try:
-                done = subprocess.run(command + ["--quick"] * quick, cwd=ROOT, timeout=LIMIT[quick]).returncode == 0
+                done = process.wait(LIMIT[quick]) == 0
             except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait()
                 done = False
             if done:
                 (RESULTS / f"{name}.json").write_text(output.read_text())

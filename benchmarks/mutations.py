@@ -7,6 +7,7 @@ the package as it is, and to fail by an assertion, not by a crash, with the bug.
 """
 
 import datetime
+import functools
 import json
 import os
 import re
@@ -124,6 +125,7 @@ def planted(mutation: Mutation, folder: Path) -> Path:
     return source
 
 
+@functools.cache
 def tested(test: str, source: Path) -> tuple[bool, str, float]:
     """Whether a test passes with this package, the first line of what it says if not, and seconds."""
     paths = [str(source), str(ROOT / "tests")]
@@ -157,8 +159,8 @@ def main(chosen: list[str], quick: bool) -> None:
         r = found[number] = study(number)
         verdict = "caught" if r["caught"] else "NOT CAUGHT" if r["sound"] else "the test fails without it"
         print(f"{number:2d}  {verdict}: {r['bug']}\n    {r['test']}, {r['seconds']:.0f} s\n    {r['said']}", flush=True)
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
-    rows = [found[n] for n in sorted(found)]
-    path.write_text(json.dumps({"about": {"date": date}, "mutations": rows}, indent=1) + "\n")
-    if not all(found[n]["caught"] for n in found):
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
+        rows = [found[n] for n in sorted(found)]
+        path.write_text(json.dumps({"about": {"date": date}, "mutations": rows}, indent=1) + "\n")
+    if not all(r["caught"] for r in found.values()):
         sys.exit(1)
