@@ -5,6 +5,7 @@
     python -m benchmarks table                        writes docs/benchmarks.md
     python -m benchmarks mutations                    planted bugs, and the tests that catch them
     python -m benchmarks correctness [--quick]        measures, and writes docs/correctness.md
+    python -m benchmarks scaling [--quick]            measures, and writes docs/scaling.md
 
 A benchmark is a file here with a function ``rows(quick)`` that returns fields of ``records.Record``; its docstring says
 what is compared and why that is fair. Rivals are installed on demand (``environments.py``).
@@ -74,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("list", "run", "table", "mutations", "correctness", "one"))
+    parser.add_argument("what", choices=("list", "run", "table", "mutations", "correctness", "scaling", "one"))
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
@@ -90,7 +91,7 @@ def main() -> None:
     elif given.what == "run":
         sys.exit(run(given.names or list(there), given.quick) > 0)
     else:
-        module = {"table": "tables", "mutations": "mutations", "correctness": "correctness"}[given.what]
+        module = "tables" if given.what == "table" else given.what
         importlib.import_module(f"benchmarks.{module}").main(given.names, given.quick)
 
 

@@ -244,11 +244,12 @@ def interval(mine: tuple, theirs: tuple, rounds: int = 4000) -> tuple[float, flo
     return float(low), float(high)
 
 
-def compare(problem: str, who: str, length: int, sizes: tuple[int, int], seeds: int, budget: float, mine: Any) -> Any:
+def compare(problem: str, who: str, length: int, sizes: tuple[int, int], quick: bool, mine: Any) -> Any:
     """One row; ``mine`` keeps what was measured of ours, by problem and length."""
+    seeds, budget = (12, 20.0) if quick else (32, 600.0)
     p, key = PROBLEMS[problem], (problem, length)
     if key not in mine:
-        job = ("--case", "ours", problem, str(length), str(N), "0", "32", "1e9")
+        job = ("--case", "ours", problem, str(length), str(N), "0", str(seeds), "1e9")
         found = environments.ask_of(sys.executable, "headline", *job, limit=1800)
         pilot = np.concatenate([np.array(r["draws"]) for r in found["runs"]], axis=1)
         mine[key] = found, truth(p, p.data(length), pilot)
@@ -272,12 +273,12 @@ def compare(problem: str, who: str, length: int, sizes: tuple[int, int], seeds: 
 
 def rows(quick: bool) -> list[dict[str, Any]]:
     mine: dict[tuple[str, int], Any] = {}
-    long, short, tiny = (1000, 100, 50) if quick else (1000, 250, 100)
+    short, tiny = (100, 50) if quick else (250, 100)
     out = []
     for problem in PROBLEMS:
-        out.append(compare(problem, "particles IBIS", long, (1000, 0), 32, 20 if quick else 240, mine))
-        out.append(compare(problem, "particles SMC2", short, (200, 100), 16, 20 if quick else 600, mine))
-        out.append(compare(problem, "smcx SMC2", tiny, (64, 64), 16, 20 if quick else 600, mine))
+        out.append(compare(problem, "particles IBIS", 1000, (1000, 0), quick, mine))
+        out.append(compare(problem, "particles SMC2", short, (200, 100), quick, mine))
+        out.append(compare(problem, "smcx SMC2", tiny, (64, 64), quick, mine))
     return out
 
 

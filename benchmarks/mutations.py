@@ -127,7 +127,7 @@ def planted(mutation: Mutation, folder: Path) -> Path:
 
 @functools.cache
 def tested(test: str, source: Path) -> tuple[bool, str, float]:
-    """Whether a test passes with this package, the first line of what it says if not, and seconds."""
+    """Whether a test passes with this package, the first lines of what it says if not, and seconds."""
     paths = [str(source), str(ROOT / "tests")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "", test]
@@ -137,7 +137,7 @@ def tested(test: str, source: Path) -> tuple[bool, str, float]:
     if done.returncode not in (0, 1):
         raise SystemExit(f"{test}: pytest stopped with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     said = [line[4:].strip() for line in done.stdout.splitlines() if re.match(r"E   +\S", line)]
-    return done.returncode == 0, said[0] if said else "", seconds
+    return done.returncode == 0, " ".join(said[:2]), seconds
 
 
 def study(number: int) -> dict:
@@ -146,7 +146,7 @@ def study(number: int) -> dict:
     sound, _, seconds = tested(m.test, ROOT / "src")
     with tempfile.TemporaryDirectory() as folder:
         passes, said, _ = tested(m.test, planted(m, Path(folder)))
-    caught = sound and not passes and "Assertion" in said
+    caught = sound and not passes and said.startswith(("assert", "AssertionError"))
     return {"number": number, **asdict(m), "caught": caught, "said": said, "sound": sound, "seconds": seconds}
 
 
