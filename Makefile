@@ -8,7 +8,7 @@ workers := -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint types check bench-kernels notebook notebooks docs figures clean distclean
+.PHONY: help demo test test-slow lint types check bench-kernels notebook notebooks docs figures clean distclean bench
 
 help:                           ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1	\2/p' Makefile | expand -t 18
@@ -32,6 +32,10 @@ types: .venv/.installed-dev     ## pyright
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(py) -m pyright
 
 check: lint types test          ## lint, types and test
+
+bench: .venv/.installed-dev     ## run every benchmark at small sizes, and write docs/benchmarks.md
+	-$(py) -m benchmarks run --quick
+	$(py) -m benchmarks table
 
 bench-kernels: .venv/.installed-dev ## time the innermost operations
 	$(py) benchmarks/kernels.py

@@ -5,6 +5,7 @@
     python -m benchmarks table                        writes docs/benchmarks.md
     python -m benchmarks mutations                    planted bugs, and the tests that catch them
     python -m benchmarks correctness [--quick]        measures, and writes docs/correctness.md
+    python -m benchmarks scaling [--quick]            measures, and writes docs/scaling.md
 
 A benchmark is a file here with a function ``rows(quick)`` that returns fields of ``records.Record``; its docstring says
 what is compared and why that is fair. Rivals are installed on demand (``environments.py``).
@@ -14,6 +15,7 @@ import argparse
 import importlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,7 +39,8 @@ def names() -> dict[str, str]:
 
 
 def one(name: str, quick: bool, output: Path) -> None:
-    """Run one in this process."""
+    """Run one in this process; told to stop, it stops what it has started as well."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     told, start = about(quick), time.perf_counter()
     module = importlib.import_module(f"benchmarks.{name}")
     rows = [asdict(Record(**row)) for row in module.rows(quick)]
@@ -54,9 +57,12 @@ def run(chosen: list[str], quick: bool) -> int:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "result.json"
             command = [sys.executable, "-m", "benchmarks", "one", name, "--output", str(output)]
+            process = subprocess.Popen(command + ["--quick"] * quick, cwd=ROOT)
             try:
-                done = subprocess.run(command + ["--quick"] * quick, cwd=ROOT, timeout=LIMIT[quick]).returncode == 0
+                done = process.wait(LIMIT[quick]) == 0
             except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait()
                 done = False
             if done:
                 (RESULTS / f"{name}.json").write_text(output.read_text())
@@ -69,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("list", "run", "table", "mutations", "correctness", "one"))
+    parser.add_argument("what", choices=("list", "run", "table", "mutations", "correctness", "scaling", "one"))
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
@@ -85,7 +91,7 @@ def main() -> None:
     elif given.what == "run":
         sys.exit(run(given.names or list(there), given.quick) > 0)
     else:
-        module = {"table": "tables", "mutations": "mutations", "correctness": "correctness"}[given.what]
+        module = "tables" if given.what == "table" else given.what
         importlib.import_module(f"benchmarks.{module}").main(given.names, given.quick)
 
 

@@ -6,6 +6,8 @@ where there is no uv. What cannot be installed (no network, say) is left out of 
 
 import functools
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,10 +53,21 @@ def ask_of(interpreter: str, module: str, *arguments: str, limit: float = 600.0)
 
 
 def _run(command: list[str], limit: float = 1200.0) -> str:
-    try:
-        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=limit).stdout
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RivalError(last[:300]) from error
-    except subprocess.TimeoutExpired as error:
-        raise RivalError(f"not done after {limit:.0f} s") from error
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **output) as process:
+        try:
+            out, said = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired as error:
+            raise RivalError(f"not done after {limit:.0f} s") from error
+        finally:
+            stop(process)
+    if process.returncode:
+        raise RivalError((said.strip().splitlines() or ["no message"])[-1][:300])
+    return out
+
+
+def stop(process: subprocess.Popen) -> None:
+    """A process that is still there, and all that it started in its session."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()

@@ -207,29 +207,32 @@ def smcx(problem: Any, y: np.ndarray, n: int, m: int) -> Any:
 LIBRARIES = {"ours": ours, "particles IBIS": ibis, "particles SMC2": smc2, "smcx SMC2": smcx}
 
 
-def case(who: str, problem: str, length: int, n: int, m: int, seeds: int, budget: float) -> dict[str, Any]:
-    """Every seed until time is up: what it found, CPU seconds; the first call apart, wall seconds."""
-    y = PROBLEMS[problem].data(length)
-    run, begun = LIBRARIES[who](PROBLEMS[problem], y, n, m), time.perf_counter()
-    run(10_000)
-    first, found = time.perf_counter() - begun, []
-    for seed in range(seeds):
-        if len(found) >= 2 and time.perf_counter() - begun - first > budget:
-            break
-        cpu = time.process_time()
-        result = run(seed)
-        found.append(result | {"cpu_s": time.process_time() - cpu})
-    return {"first": first, "runs": found}
+def case(who: str, problem: str, lengths: list[int], n: int, m: int, seeds: int, budget: float) -> dict[str, Any]:
+    """Of each length every seed until time is up: what it found, CPU seconds; the very first call, wall seconds."""
+    out: dict[str, Any] = {}
+    for length in lengths:
+        run, begun = LIBRARIES[who](PROBLEMS[problem], PROBLEMS[problem].data(length), n, m), time.perf_counter()
+        run(10_000)
+        out.setdefault("first", time.perf_counter() - begun)
+        begun, found = time.perf_counter(), []
+        for seed in range(seeds):
+            if len(found) >= 2 and time.perf_counter() - begun > budget:
+                break
+            cpu = time.process_time()
+            result = run(seed)
+            found.append(result | {"cpu_s": time.process_time() - cpu})
+        out[str(length)] = found
+    return out
 
 
 # --- all together
 
 
-def products(found: dict[str, Any], right: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def products(found: list[dict[str, Any]], right: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Of each seed: mean squared error of the means in posterior sds, and CPU seconds."""
-    means = np.array([r["mean"] for r in found["runs"]])
+    means = np.array([r["mean"] for r in found])
     errors = np.mean(((means - right["mean"]) / right["sd"]) ** 2, axis=1)
-    return errors, np.array([r["cpu_s"] for r in found["runs"]])
+    return errors, np.array([r["cpu_s"] for r in found])
 
 
 def interval(mine: tuple, theirs: tuple, rounds: int = 4000) -> tuple[float, float]:
@@ -244,47 +247,44 @@ def interval(mine: tuple, theirs: tuple, rounds: int = 4000) -> tuple[float, flo
     return float(low), float(high)
 
 
-def compare(problem: str, who: str, length: int, sizes: tuple[int, int], seeds: int, budget: float, mine: Any) -> Any:
-    """One row; ``mine`` keeps what was measured of ours, by problem and length."""
-    p, key = PROBLEMS[problem], (problem, length)
-    if key not in mine:
-        job = ("--case", "ours", problem, str(length), str(N), "0", "32", "1e9")
-        found = environments.ask_of(sys.executable, "headline", *job, limit=1800)
-        pilot = np.concatenate([np.array(r["draws"]) for r in found["runs"]], axis=1)
-        mine[key] = found, truth(p, p.data(length), pilot)
-    found, right = mine[key]
+def compare(problem: str, who: str, length: int, sizes: tuple[int, int], quick: bool, mine: Any) -> Any:
+    """One row, beside what was measured of ours."""
+    p, seeds, budget = PROBLEMS[problem], 16 if quick else 32, 20.0 if quick else 600.0
+    found = mine[str(length)]
+    pilot = np.concatenate([np.array(r["draws"]) for r in found], axis=1)
+    right = truth(p, p.data(length), pilot, 40_000 if quick else 200_000)
     a = products(found, right)
     row = {"what": f"{p.title}, T = {length}: work for equal error", "unit": "CPU s x squared error"}
-    row |= {"ours": float(a[0].mean() * a[1].mean()), "first": found["first"], "error": float(a[0].mean() ** 0.5)}
+    row |= {"ours": float(a[0].mean() * a[1].mean()), "first": mine["first"], "error": float(a[0].mean() ** 0.5)}
     row |= {"rival": f"{who}, N = {sizes[0]}" + (f", M = {sizes[1]}" if sizes[1] else "")}
     row |= {"error_of": f"means, rms, posterior sds; {len(a[0])} seeds of {a[1].mean():.2g} CPU s"}
-    name = who.split()[0]
     job = ("--case", who, problem, str(length), *map(str, sizes), str(seeds), str(budget))
     try:
-        theirs = environments.ask(name, "headline", *job, limit=60 + 20 * budget)
+        theirs = environments.ask(who.split()[0], "headline", *job, limit=300 if quick else 3600)
     except environments.RivalError as error:
         return row | {"note": str(error)}
-    b = products(theirs, right)
+    b = products(theirs[str(length)], right)
     row |= {"theirs": float(b[0].mean() * b[1].mean()), "their_first": theirs["first"], "interval": interval(a, b)}
     row["error_of"] += f" / {len(b[0])} of {b[1].mean():.2g}"
     return row | {"their_error": float(b[0].mean() ** 0.5)}
 
 
 def rows(quick: bool) -> list[dict[str, Any]]:
-    mine: dict[tuple[str, int], Any] = {}
-    long, short, tiny = (1000, 100, 50) if quick else (1000, 250, 100)
+    short, tiny = (100, 50) if quick else (250, 100)
     out = []
     for problem in PROBLEMS:
-        out.append(compare(problem, "particles IBIS", long, (1000, 0), 32, 20 if quick else 240, mine))
-        out.append(compare(problem, "particles SMC2", short, (200, 100), 16, 20 if quick else 600, mine))
-        out.append(compare(problem, "smcx SMC2", tiny, (64, 64), 16, 20 if quick else 600, mine))
+        job = ("--case", "ours", problem, f"1000,{short},{tiny}", str(N), "0", str(12 if quick else 32), "1e9")
+        mine = environments.ask_of(sys.executable, "headline", *job, limit=1800)
+        out.append(compare(problem, "particles IBIS", 1000, (1000, 0), quick, mine))
+        out.append(compare(problem, "particles SMC2", short, (200, 100), quick, mine))
+        out.append(compare(problem, "smcx SMC2", tiny, (64, 64), quick, mine))
     return out
 
 
 def main() -> None:
-    who, problem, length, n, m, seeds, budget = sys.argv[2:]
-    found = case(who, problem, int(length), int(n), int(m), int(seeds), float(budget))
-    print(json.dumps(found))
+    who, problem, lengths, n, m, seeds, budget = sys.argv[2:]
+    several = [int(t) for t in lengths.split(",")]
+    print(json.dumps(case(who, problem, several, int(n), int(m), int(seeds), float(budget))))
 
 
 if __name__ == "__main__":
