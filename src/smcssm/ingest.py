@@ -139,7 +139,7 @@ def _expected(width: int) -> str:
 def _frame(data: Any) -> Any:
     """The data as a narwhals frame, or None when it is not tabular; mappings of columns count as tabular."""
     if isinstance(data, Mapping):
-        return {str(k): _numbers(str(k), v) for k, v in data.items()}
+        return {str(k): numbers(str(k), v) for k, v in data.items()}
     if isinstance(data, (np.ndarray, Sequence, int, float, complex)) or data is None or np.isscalar(data):
         return None
     if hasattr(data, "to_pandas") and hasattr(data, "dims"):  # xarray
@@ -181,7 +181,7 @@ def _column(frame: dict[str, Any], name: str) -> Any:
 def _channels(frame: dict[str, Any], channels: Sequence[str], named: bool) -> np.ndarray:
     """The channels by name; one column, not named by the user in a mapping, is the channel of a model that has one."""
     if len(channels) == 1 and len(frame) == 1 and not named:
-        return np.stack([_numbers(name, column) for name, column in frame.items()], axis=1)
+        return np.stack([numbers(name, column) for name, column in frame.items()], axis=1)
     return _columns(frame, channels, "channel")
 
 
@@ -192,10 +192,10 @@ def _columns(frame: dict[str, Any], names: Sequence[str], kind: str) -> np.ndarr
             f"no column for the {kind}s {', '.join(missing)}: the columns are {', '.join(frame) or '(none)'}. Rename "
             "them, or give an array"
         )
-    return np.stack([_numbers(n, frame[n]) for n in names], axis=1)
+    return np.stack([numbers(n, frame[n]) for n in names], axis=1)
 
 
-def _numbers(what: str, values: Any) -> np.ndarray:
+def numbers(what: str, values: Any) -> np.ndarray:
     """Real numbers as float64, whatever holds them; NaN stays, None and text do not."""
     if hasattr(values, "is_null") and hasattr(values, "cast"):  # a narwhals column: null is missing
         import narwhals as nw
@@ -225,7 +225,7 @@ def _is_real(v: Any) -> bool:
 
 def _matrix(what: str, values: Any, names: Sequence[str]) -> np.ndarray:
     """Rows of ``len(names)`` finite or missing numbers."""
-    a, width = _numbers(what, values), len(names)
+    a, width = numbers(what, values), len(names)
     if a.size == 0:
         return np.zeros((0, width))
     if a.ndim == 1 and width == 1:
@@ -257,7 +257,7 @@ def _inputs(model: AbstractModel, inputs: Any, n: int, rows: str = "observations
 
 
 def _positive(what: str, values: Any, names: Sequence[str], n: int) -> np.ndarray:
-    a = _matrix(what, np.broadcast_to(_numbers(what, values), (n,)) if np.ndim(values) == 0 else values, names)
+    a = _matrix(what, np.broadcast_to(numbers(what, values), (n,)) if np.ndim(values) == 0 else values, names)
     if len(a) != n:
         raise InputError(f"{what} has {len(a)} rows, the observations {n}")
     if not (a >= 0).all():
