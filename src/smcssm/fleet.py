@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from smcssm import assemble, clock
-from smcssm.core import AbstractKernel, AbstractModel, AbstractPrior, AbstractSchedule
+from smcssm.core import AbstractKernel, AbstractModel, AbstractPrior, AbstractSchedule, Status
 from smcssm.engine import Engine
 from smcssm.errors import ModelError
-from smcssm.fleets.rows import listed
-from smcssm.fleets.assembly import check_supported, names_of
+from smcssm.fleets import readout
+from smcssm.fleets.assembly import check_different, check_supported, names_of
+from smcssm.fleets.frames import block_of_many
 from smcssm.fleets.infos import FleetInfo, of_step, scored, stacked
 from smcssm.fleets.membership import engine_of, joined, kept
-from smcssm.fleets.rows import Block, Recorder, block_of_one
-from smcssm.fleets.runtime import FleetRuntime
+from smcssm.fleets.rows import Block, Recorder, block_of_one, unseen
+from smcssm.fleets.runtime import FleetRuntime, listed, named
 from smcssm.late import Refuse
+from smcssm.runtime import alone
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+
+LOG = logging.getLogger("smcssm")
 
 
 class Fleet:
@@ -82,22 +87,20 @@ class Fleet:
             late=Refuse(),
         )
         check_supported(smc)
-        self._timing, self._names = timing, names
-        self._runtime = FleetRuntime(smc, n_particles, seed, len(names))
-        self._next = len(names)
+        self._timing = timing
+        self._runtime = FleetRuntime(smc, n_particles, seed, names)
 
     def __repr__(self) -> str:
-        smc, n = self._runtime.smc, self._runtime.n_particles
-        name = type(smc.filter.model).__name__
-        return f"Fleet({name}: {', '.join(smc.filter.model.names)}; {len(self)} series x {n} particles)"
+        model, n = self.model, self._runtime.n_particles
+        return f"Fleet({type(model).__name__}: {', '.join(model.names)}; {len(self)} series x {n} particles)"
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     @property
     def names(self) -> tuple[Any, ...]:
         """The series."""
-        return self._names
+        return self._runtime.state.names
 
     @property
     def model(self) -> AbstractModel:
@@ -135,33 +138,143 @@ class Fleet:
         Raises:
             InputError: the fleet is unchanged.
         """
-        with self._runtime.alone():
-            block = block_of_one(
-                self.model, self._names, ys, reported, time=time, inputs=inputs, noise_sd=noise_sd
-            )
-            return self._take(block)[0]
+        with alone(self._runtime):
+            given = dict(time=time, inputs=inputs, noise_sd=noise_sd)
+            return self._take(block_of_one(self.model, self.names, ys, reported, **given))[0]
+
+    def update(
+        self,
+        ys: Any,
+        *,
+        series: str | None = None,
+        reported: Any = None,
+        time: Any = None,
+        inputs: Any = None,
+        noise_sd: Any = None,
+    ) -> FleetInfo:
+        """Take several rows, all or none: bit for bit what stepping through them gives.
+
+        Args:
+            ys: an array (time, series) or (time, series, channel); or a pandas, polars, arrow or xarray object: wide,
+                a column for each series (NaN: the value is missing); or, with ``series``, long: a line for each
+                observation, and a series that has none at some time did not report.
+            series: the column of a long frame that has the names. Channels and inputs are columns by name.
+            reported: which series did, booleans (time, series); not for long frames.
+            time: time stamps, (time,) or (time, series); or the column that has them. Of a long frame each series'
+                lines are put in their order; in a model in steps they do nothing else.
+            inputs: rows for all, (time, input), or (time, series, input); of a long frame they are columns.
+            noise_sd: likewise, where observations come with known noise; of a long frame the name of a column.
+
+        Returns:
+            Arrays with time first. Row j of a long frame is the j-th line of each series.
+        """
+        with alone(self._runtime):
+            given = dict(series=series, reported=reported, time=time, inputs=inputs, noise_sd=noise_sd)
+            infos = self._take(block_of_many(self.model, self.names, ys, **given))
+            return stacked(infos, self.names, len(self.model.channel_names))
 
     def _take(self, block: Block) -> list[FleetInfo]:
         """Every row of a block, or none."""
         runtime, infos = self._runtime, []
         state = runtime.state
+        recorder = Recorder(block, state.names, runtime.smc.dtype, self._timing)
         with jax.enable_x64(True):
-            recorder = Recorder(block, self._names, runtime.smc.dtype, self._timing)
             for i in range(len(recorder)):
                 observation, state = recorder.row(i, state)
                 state, told = runtime.step(state, observation)
                 state = state._replace(sums=scored(state.sums, block.y[i].T, told))
-                infos.append(of_step(self._names, state, told))
+                infos.append(of_step(state, told))
+        new = (state.quarantine > 0) & (runtime.state.quarantine == 0)
         runtime.state = state
+        if new.any():
+            which = named(state.names, new)
+            LOG.warning("series %s: an observation was refused; in quarantine until fleet.release()", which)
         return infos
 
-    def engine(self, name: Any) -> Engine:
-        """An independent ``Engine`` with the past of one series, which goes on as that series would."""
-        place = self._place(name)
-        with self._runtime.lock:
-            return engine_of(self._runtime, self._timing, place)
+    def summary(self) -> pd.DataFrame:
+        """The posterior of the hyperparameters of each series: mean, sd, q05, q50, q95, mcse."""
+        return readout.summaries(self._runtime)
 
-    def _place(self, name: Any) -> int:
-        if name not in self._names:
-            raise ModelError(f"the fleet has no series {name!r}; it has {listed(self._names)}")
-        return self._names.index(name)
+    def state(self) -> xr.Dataset:
+        """Filtered mean and sd of the state of each series, hyperparameters integrated out."""
+        return readout.states(self._runtime)
+
+    def scores(self) -> pd.DataFrame:
+        """How good the one-step forecasts of each series were; columns as for ``Engine.scores``."""
+        return readout.score_table(self._runtime.state, self.model.channel_names)
+
+    def status(self) -> pd.DataFrame:
+        """Of each series: observations taken, log evidence, effective sample size, why it is in quarantine if it is."""
+        return readout.status_table(self._runtime)
+
+    def forecast(
+        self,
+        h: int,
+        *,
+        inputs: Any = None,
+        noise_sd: Any = None,
+        quantiles: Sequence[float] = (0.05, 0.5, 0.95),
+    ) -> xr.Dataset:
+        """Mean, sd and quantiles of the next h observations of each series, one unit of time apart.
+
+        Args:
+            h: how many.
+            inputs: a row for each of them, (h, input) or (h, series, input), where the model reads any.
+            noise_sd: likewise, where observations came with one.
+            quantiles: levels, of the exact mixture over particles.
+        """
+        levels, h = assemble.levels(quantiles), assemble.horizon(h)
+        with self._runtime.lock:
+            future = unseen(self._runtime, h, inputs, noise_sd)
+            return readout.forecasts(self._runtime, future, levels)
+
+    def to_arviz(self, names: Iterable[Any] | None = None, draws: int | None = None, seed: int = 0) -> xr.DataTree:
+        """``Engine.to_arviz`` of some series, or of all: a tree with a branch for each, called by its name."""
+        import xarray as xr
+
+        chosen = self.names if names is None else tuple(names)
+        if slashed := [name for name in chosen if "/" in str(name)]:
+            raise ModelError(f"to_arviz: {listed(slashed)}: a branch of a tree has no / in its name; take engine(name)")
+        return xr.DataTree(children={str(name): self.engine(name).to_arviz(draws, seed) for name in chosen})
+
+    def engine(self, name: Any) -> Engine:
+        """An independent ``Engine`` with the past of one series, which goes on as that series would.
+
+        Its record begins there.
+        """
+        with self._runtime.lock:
+            return engine_of(self._runtime, self._timing, self._runtime.place(name))
+
+    def add(self, series: Any) -> None:
+        """Further series, at the prior: a name, or several. Programs are compiled anew for the new size."""
+        names = names_of([series] if isinstance(series, (str, bytes, int)) else series)
+        with alone(self._runtime):
+            check_different(self.names + names)
+            self._runtime.state = joined(self._runtime, names)
+
+    def remove(self, series: Any) -> None:
+        """Give up a series, or several. Programs are compiled anew for the new size."""
+        gone = {self._runtime.place(n) for n in ([series] if isinstance(series, (str, bytes, int)) else series)}
+        with alone(self._runtime):
+            places = np.asarray([i for i in range(len(self)) if i not in gone], int)
+            if not len(places):
+                raise ModelError("remove: a fleet has at least one series")
+            self._runtime.state = kept(self._runtime, places)
+
+    def release(self, series: Any = None) -> None:
+        """Take observations again of series in quarantine: of one, several, or (by default) all.
+
+        The rows that were refused meanwhile never were: where time passed, step over it with NaN.
+        """
+        some = self.names if series is None else [series] if isinstance(series, (str, bytes, int)) else series
+        with alone(self._runtime):
+            state = self._runtime.state
+            quarantine = state.quarantine.copy()
+            quarantine[[self._runtime.place(name) for name in some]] = Status.OK
+            self._runtime.state = state._replace(quarantine=quarantine)
+
+    def copy(self) -> Fleet:
+        """An independent fleet with the same past, which goes on bit for bit as this one would."""
+        new = object.__new__(Fleet)
+        new._timing, new._runtime = self._timing, self._runtime.copy()
+        return new

@@ -62,7 +62,7 @@ class Rows(NamedTuple):
 class Runtime:
     """Committed state, history and programs of one configuration."""
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         smc: SMC2,
         n_series: int,
@@ -266,7 +266,8 @@ class Runtime:
         new.lock, new.history = forks.guarded(new, threading.RLock()), self.history.copy()
         if seed is not None:
             with jax.enable_x64(True):
-                population = eqx.tree_at(lambda p: p.key, self.state.population, series_keys(seed, np.arange(self.n_series)))
+                keys = series_keys(seed, np.arange(self.n_series))
+                population = eqx.tree_at(lambda p: p.key, self.state.population, keys)
             new.state = self.state._replace(population=population)
         return new
 
@@ -342,6 +343,7 @@ def blank(smc: SMC2, n_series: int, noise_sd: bool = False) -> Observation:
 
 
 def after_move(smc: SMC2, population: Population) -> Any:
+    """What is reported of a population anew, once it has been moved."""
     del smc
     return reported(population)[0], recorded_quantiles(population)
 

@@ -63,12 +63,10 @@ class FleetInfo:
         if self.taken.ndim == 2:
             kept = self.taken[:, i]
             return StepInfos(**{f.name: getattr(self, f.name)[kept, i] for f in fields(StepInfos)})
-        of_one = {f.name: getattr(self, f.name)[i] for f in fields(StepInfo)}
-        values = {n: v.item() if np.ndim(v) == 0 else v for n, v in of_one.items()}
-        return StepInfo(**(values | {"status": Status(int(values["status"]))}))
+        return StepInfos(**{f.name: getattr(self, f.name)[None, i] for f in fields(StepInfos)})[0]
 
 
-def of_step(names: tuple[Any, ...], state: State, told: Told) -> FleetInfo:
+def of_step(state: State, told: Told) -> FleetInfo:
     """What is told of one row after which the fleet is in this state."""
     row, taken = told.row, told.taken
 
@@ -77,7 +75,7 @@ def of_step(names: tuple[Any, ...], state: State, told: Told) -> FleetInfo:
         return a if a.ndim == 1 else a[0] if len(a) == 1 else a.T
 
     return FleetInfo(
-        names=names,
+        names=state.names,
         taken=taken,
         t=state.taken,
         log_predictive=known(told.log_predictive),
@@ -106,9 +104,8 @@ def scored(sums: dict[str, np.ndarray], y: np.ndarray, told: Told) -> dict[str, 
     """Running sums of scores after a row ``y [channel, s]``, NaN missing: those of ``readout.scores``, per series."""
     row, s = told.row, told.taken
     seen = np.where(s & (row.status != Status.IMPOSSIBLE), y, np.nan)
-    flat = (np.ravel(a)[None] for a in (seen, row.predictive_mean, row.predictive_sd, row.pit))
-    before = sums.get("scores")
-    after = running(*flat, None if before is None else before.reshape(1, y.size, -1))
+    values, mean, sd, pit = (np.ravel(a)[None] for a in (seen, row.predictive_mean, row.predictive_sd, row.pit))
+    after = running(values, mean, sd, pit, sums["scores"].reshape(1, y.size, -1))
     return {
         "scores": after.reshape(*y.shape, -1),
         "log_score": sums["log_score"] + np.where(s, told.log_predictive, 0.0),

@@ -1,10 +1,12 @@
-"""Series that leave a fleet, join it, or go their own way as an engine."""
+"""Series that join a fleet, leave it, or go their own way as an engine."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -19,6 +21,7 @@ from smcssm.smc2.batch import take
 from smcssm.smc2.population import sort_marginals
 
 RECORD = 10_000
+_OF_SERIES = ("log_evidence", "taken", "lengths", "quarantine")
 
 
 def engine_of(runtime: FleetRuntime, timing: clock.Timing, place: int) -> Engine:
@@ -31,40 +34,43 @@ def engine_of(runtime: FleetRuntime, timing: clock.Timing, place: int) -> Engine
         history.append(rows, length, marks)
     stamp = None if state.last is None or taken == 0 else state.last[place]
     with jax.enable_x64(True):
-        population = compiled(sort_marginals, smc)(take(state.population, here))
-        pending = take(state.pending, here)
+        population, pending = take((state.population, state.pending), here)
+        population = compiled(sort_marginals, smc)(population)
     known = clock.Clock(taken, stamp, (), None if stamp is None else state.zone)
-    committed = Committed(
-        population, pending, state.log_evidence[here], known, state.layout if taken else None, length
-    )
+    layout = state.layout if taken else None
+    committed = Committed(population, pending, state.log_evidence[place : place + 1], known, layout, length)
     shell = Runtime(smc, 1, runtime.n_particles, runtime.seed, history, committed)
     return Engine._around(shell, timing, Ring(RECORD, unseen=taken), runtime.seed)
 
 
-def joined(runtime: FleetRuntime, numbers: Int[np.ndarray, " new"]) -> State:
+def joined(runtime: FleetRuntime, names: tuple[Any, ...]) -> State:
     """The state with further series, at their prior, behind the others."""
-    state, new = runtime.state, runtime.fresh(numbers)
-    n, more = len(state.taken), len(numbers)
+    state, new = runtime.state, runtime.fresh(names, runtime.state.born)
+    n, more = len(state.names), len(names)
+
+    def behind(a: Any, b: Any) -> Any:
+        return jnp.concatenate([a, b], axis=max(a.ndim - 2, 0))
+
     with jax.enable_x64(True):
         population, pending = jax.tree.map(
-            lambda a, b: np.concatenate([a, b], axis=max(np.ndim(a) - 2, 0)),
-            (state.population, state.pending),
-            (new.population, new.pending),
+            behind, (state.population, state.pending), (new.population, new.pending)
         )
     last = state.last
     if last is not None:
-        unknown = np.full(more, np.datetime64("NaT") if last.dtype.kind == "M" else np.nan, last.dtype)
-        last = np.concatenate([last, unknown])
+        unknown = np.datetime64("NaT") if last.dtype.kind == "M" else np.nan
+        last = np.concatenate([last, np.full(more, unknown, last.dtype)])
     return state._replace(
+        names=state.names + names,
+        born=new.born,
         population=population,
         pending=pending,
         histories=state.histories.chosen(np.arange(n + more)),
-        sums={name: _longer(values, more) for name, values in state.sums.items()},
-        last=last,
-        **{
-            name: np.concatenate([getattr(state, name), getattr(new, name)])
-            for name in ("log_evidence", "taken", "lengths", "number", "quarantine")
+        sums={
+            name: np.concatenate([sums, new.sums[name]], axis=max(sums.ndim - 2, 0))
+            for name, sums in state.sums.items()
         },
+        last=last,
+        **{name: np.concatenate([getattr(state, name), getattr(new, name)]) for name in _OF_SERIES},
     )
 
 
@@ -74,20 +80,11 @@ def kept(runtime: FleetRuntime, places: Int[np.ndarray, " s"]) -> State:
     with jax.enable_x64(True):
         population, pending = take((state.population, state.pending), places)
     return state._replace(
+        names=tuple(state.names[i] for i in places),
         population=population,
         pending=pending,
         histories=state.histories.chosen(places),
-        sums={name: values[..., places, :] if name == "scores" else values[places] for name, values in state.sums.items()},
+        sums={name: np.take(sums, places, axis=max(sums.ndim - 2, 0)) for name, sums in state.sums.items()},
         last=None if state.last is None else state.last[places],
-        **{
-            name: getattr(state, name)[places]
-            for name in ("log_evidence", "taken", "lengths", "number", "quarantine")
-        },
+        **{name: getattr(state, name)[places] for name in _OF_SERIES},
     )
-
-
-def _longer(sums: np.ndarray, more: int) -> np.ndarray:
-    """Sums with zeros for further series; of scores ``[channel, s, :]``, else ``[s]``."""
-    axis = 0 if sums.ndim == 1 else 1
-    shape = (*sums.shape[:axis], more, *sums.shape[axis + 1 :])
-    return np.concatenate([sums, np.zeros(shape, sums.dtype)], axis=axis)

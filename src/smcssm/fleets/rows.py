@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from smcssm.clock import Timing
 from smcssm.core import AbstractModel, Observation
 from smcssm.errors import InputError
-from smcssm.fleets.runtime import State
+from smcssm.fleets.runtime import FleetRuntime, State, listed, named
 from smcssm.fleets.times import stamps_for, times_passed
 from smcssm.ingest import Layout, numbers
 
@@ -38,7 +38,7 @@ def block_of_one(model: AbstractModel, names: Sequence[Any], ys: Any, reported: 
     if reported is not None:
         there = there & mask_of(reported, names)
     fields = {
-        what: None if given.get(what) is None else _along(what, given[what], names, model, there)
+        what: None if given.get(what) is None else _of_one(what, given[what], names, model, there)
         for what in ("inputs", "noise_sd")
     }
     time = given.get("time")
@@ -46,7 +46,7 @@ def block_of_one(model: AbstractModel, names: Sequence[Any], ys: Any, reported: 
     return checked(model, names, Block(y[None], there[None], fields["inputs"], fields["noise_sd"], *stamps))
 
 
-def _along(what: str, value: Any, names: Sequence[Any], model: AbstractModel, there: np.ndarray) -> np.ndarray:
+def _of_one(what: str, value: Any, names: Sequence[Any], model: AbstractModel, there: np.ndarray) -> np.ndarray:
     """What came with one row, ``[1, s, w]``: the same for all series, or each its own."""
     columns = model.input_names if what == "inputs" else model.channel_names
     shape = np.shape(value)
@@ -54,7 +54,7 @@ def _along(what: str, value: Any, names: Sequence[Any], model: AbstractModel, th
         value = np.broadcast_to(numbers(what, value), (len(names), len(columns)))
     a, given = spread(what, value, names, len(columns), columns)
     if (lacking := there & ~given).any():
-        raise InputError(f"{what}: {told(names, lacking)} reported without any")
+        raise InputError(f"{what}: {named(names, lacking)} reported without any")
     return a[None]
 
 
@@ -139,7 +139,7 @@ def checked(model: AbstractModel, names: Sequence[Any], block: Block) -> Block:
     if not model.input_names and block.inputs is not None:
         raise InputError("inputs were given, but this model reads none")
     if block.inputs is not None and (wrong := ~np.isfinite(block.inputs).all(axis=-1) & shown).any():
-        raise InputError(f"inputs: {_first(names, wrong)} has none, or an infinite one; only observations may be missing")
+        raise InputError(f"inputs: {_first(names, wrong)} lacks some; only observations may be missing")
     if block.noise_sd is not None and (wrong := ~(block.noise_sd >= 0).all(axis=-1) & shown).any():
         raise InputError(f"noise_sd: {_first(names, wrong)} has a negative one, or none; expected numbers >= 0")
     return block
@@ -148,6 +148,20 @@ def checked(model: AbstractModel, names: Sequence[Any], block: Block) -> Block:
 def _first(names: Sequence[Any], wrong: Bool[np.ndarray, "t s"]) -> str:
     row, series = np.argwhere(wrong)[0]
     return f"series {names[series]!r}" + (f" in row {row}" if len(wrong) > 1 else "")
+
+
+def along(what: str, values: Any, n: int, names: Sequence[Any], columns: Sequence[str]) -> np.ndarray:
+    """What comes with every observation, ``[t, s, w]``: one row for all series, or each its own."""
+    a, width = numbers(what, values), len(columns)
+    if width == 1 and a.shape in ((n,), (n, len(names))):
+        a = a[..., None]
+    a = a[:, None] if a.ndim == 2 else a
+    try:
+        return np.broadcast_to(a, (n, len(names), width))
+    except ValueError:
+        raise InputError(
+            f"{what} has shape {np.shape(values)}: expected ({n}, {width}), or ({n}, {len(names)}, {width})"
+        ) from None
 
 
 class Recorder:
@@ -187,12 +201,20 @@ class Recorder:
         return None if a is None else np.where(reported, a[i].T, 0.0).astype(self._dtype)
 
 
-def listed(names: Sequence[Any]) -> str:
-    """Some of many names."""
-    shown = ", ".join(repr(name) for name in names[:5])
-    return shown + (f", ... ({len(names)} in all)" if len(names) > 5 else "")
-
-
-def told(names: Sequence[Any], some: Bool[np.ndarray, " s"]) -> str:
-    """Series by name."""
-    return listed([names[i] for i in np.flatnonzero(some)])
+def unseen(runtime: FleetRuntime, h: int, inputs: Any, noise_sd: Any) -> Observation:
+    """The next h records of every series, in which nothing is observed."""
+    state, smc = runtime.state, runtime.smc
+    model, names = smc.filter.model, state.names
+    if state.layout is not None and state.layout.noise_sd != (noise_sd is not None):
+        was, now = ("with", "without") if state.layout.noise_sd else ("without", "with")
+        raise InputError(f"the observations came {was} noise_sd, the forecast {now}")
+    v = None if inputs is None else along("inputs", inputs, h, names, model.input_names)
+    sd = None if noise_sd is None else along("noise_sd", noise_sd, h, names, model.channel_names)
+    y = np.full((h, len(names), len(model.channel_names)), np.nan)
+    block = checked(model, names, Block(y, np.ones(y.shape[:2], bool), v, sd, None))
+    dt = np.ones((h, len(names)))
+    dt[0, (state.taken == 0)] = 0.0
+    index = state.taken + np.arange(h)[:, None]
+    blank = np.zeros((h, y.shape[2], len(names)), smc.dtype)
+    v, sd = (None if a is None else np.moveaxis(a, 1, -1).astype(smc.dtype) for a in (block.inputs, block.noise_sd))
+    return Observation(y=blank, mask=blank > 0, dt=dt.astype(smc.dtype), index=index, inputs=v, noise_sd=sd)

@@ -7,20 +7,23 @@ without its row, which changes nothing for the others.
 
 from __future__ import annotations
 
+import copy
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Int, PyTree
 
 from smcssm.core import Observation, Status
-from smcssm.errors import ImpossibleObservationError
+from smcssm.errors import ImpossibleObservationError, ModelError
 from smcssm.fleets.histories import Histories
 from smcssm.history import History
 from smcssm.ingest import Layout
-from smcssm.runtime import after_move, alone, fresh, series_keys, settled
+from smcssm.readout.scores import none as no_scores
+from smcssm.runtime import after_move, fresh, series_keys, settled
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.batch import Batch, batches, put, take
 from smcssm.smc2.population import SMC2, Population
@@ -31,18 +34,19 @@ from smcssm.smc2.step import advance, with_stepped
 class State(NamedTuple):
     """All of a fleet, replaced as a whole or not at all.
 
-    Of each series: how many observations it has ``taken``, how many of them its history keeps (``lengths``), its
-    ``number``, which makes its key, the time of its ``last`` observation, and why it is in quarantine, ``OK`` if it is
-    not. ``sums`` are those of its scores.
+    Of each series: its name, how many observations it has ``taken``, how many of them its history keeps (``lengths``),
+    the time of its ``last`` observation, and why it is in quarantine, ``OK`` if it is not. ``sums`` are those of its
+    scores. ``born`` series there have been: the next one's number makes its key.
     """
 
+    names: tuple[Any, ...]
+    born: int
     population: Population
     pending: PyTree
     histories: Histories
     log_evidence: Float[np.ndarray, " s"]
     taken: Int[np.ndarray, " s"]
     lengths: Int[np.ndarray, " s"]
-    number: Int[np.ndarray, " s"]
     quarantine: Int[np.ndarray, " s"]
     sums: dict[str, np.ndarray]
     last: np.ndarray | None = None
@@ -71,20 +75,22 @@ class _Refused(Exception):
 class FleetRuntime:
     """Committed state and programs of one configuration."""
 
-    def __init__(self, smc: SMC2, n_particles: int, seed: int, n_series: int) -> None:
+    def __init__(self, smc: SMC2, n_particles: int, seed: int, names: tuple[Any, ...]) -> None:
         self.smc, self.n_particles, self.seed = smc, n_particles, seed
         self.lock, self.busy = threading.RLock(), False
         self.n_channels = len(smc.filter.model.channel_names)
-        self.state = self.fresh(np.arange(n_series))
+        self.state = self.fresh(names, 0)
 
-    def fresh(self, numbers: Int[np.ndarray, " s"]) -> State:
-        """Series at their prior."""
+    def fresh(self, names: tuple[Any, ...], born: int) -> State:
+        """Series at their prior, when others were born before them."""
+        n = len(names)
         with jax.enable_x64(True):
-            population = fresh(self.smc, series_keys(self.seed, numbers), self.n_particles)
+            keys = series_keys(self.seed, np.arange(born, born + n))
+            population = fresh(self.smc, keys, self.n_particles)
             pending = self.smc.schedule.init(self.smc, population)
-        none = np.zeros(len(numbers), np.int64)
-        sums = {"log_score": np.zeros(len(numbers)), "scored": none}
-        return State(population, pending, Histories(), np.zeros(len(numbers)), none, none, numbers, none, sums)
+        none, zero = np.zeros(n, np.int64), np.zeros(n)
+        sums = {"scores": no_scores(self.n_channels, n), "log_score": zero, "scored": none}
+        return State(names, born + n, population, pending, Histories(), zero, none, none, none, sums)
 
     def step(self, state: State, row: Observation) -> tuple[State, Told]:
         """The state after a row of every series that reported; nothing is committed."""
@@ -98,8 +104,9 @@ class FleetRuntime:
                 missing = self.smc.impossible == "missing" and refusal.status == Status.IMPOSSIBLE
                 row = without(row, refusal.series, reported=missing)
         told.row.status[:] = np.maximum(told.row.status, found)
-        refused = offered & ~told.taken
-        return after._replace(quarantine=np.where(refused, told.row.status, state.quarantine)), told
+        quarantine = np.where(offered & ~told.taken, told.row.status, state.quarantine)
+        told.row.status[:] = np.maximum(told.row.status, quarantine)
+        return after._replace(quarantine=quarantine), told
 
     def _attempt(self, state: State, row: Observation) -> tuple[State, Told]:
         smc, n = self.smc, len(state.taken)
@@ -159,13 +166,25 @@ class FleetRuntime:
         _check_finite(due, rows.log_evidence)
         return part, report
 
-    def commit(self, state: State) -> None:
-        """One assignment."""
-        self.state = state
+    def copy(self) -> FleetRuntime:
+        """An independent one with the same past."""
+        new = copy.copy(self)
+        with self.lock:
+            state, new.lock = self.state, threading.RLock()
+            new.state = state._replace(histories=state.histories.chosen(np.arange(len(state.names))))
+        return new
 
-    def alone(self) -> Any:
-        """For the length of a call nothing else changes the state."""
-        return alone(self)
+    def place(self, name: Any) -> int:
+        """Of a series."""
+        if name not in self.state.names:
+            raise ModelError(f"the fleet has no series {name!r}; it has {listed(self.state.names)}")
+        return self.state.names.index(name)
+
+
+def listed(names: Sequence[Any]) -> str:
+    """Some of many names."""
+    shown = ", ".join(repr(name) for name in names[:5])
+    return shown + (f", ... ({len(names)} in all)" if len(names) > 5 else "")
 
 
 def without(row: Observation, series: Bool[np.ndarray, " s"], *, reported: bool) -> Observation:
@@ -181,3 +200,8 @@ def _check_finite(taken: Bool[np.ndarray, " s"], log_evidence: Float[np.ndarray,
     broken = taken & ~np.isfinite(log_evidence)
     if broken.any():
         raise _Refused(broken, Status.NOT_FINITE)
+
+
+def named(names: Sequence[Any], some: Bool[np.ndarray, " s"]) -> str:
+    """Series by name, as many as one wants to read."""
+    return listed([name for name, one in zip(names, some.tolist(), strict=True) if one])

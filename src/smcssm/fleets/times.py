@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float, Int
 
 from smcssm.clock import Timing
 from smcssm.errors import InputError
-from smcssm.fleets.runtime import State
+from smcssm.fleets.runtime import State, named
 from smcssm.grid import written
 from smcssm.stamps import stamps_of
 
 
 def stamps_for(time: Any, shape: tuple[int, int]) -> tuple[np.ndarray, str | None]:
-    """Stamps ``[t, s]`` and their time zone: one for all, one per row, one per series of a single row, or each its own."""
+    """Stamps ``[t, s]``, one for all, per row, per series of a single row, or each its own; and their time zone."""
     known = np.asarray(time)
     stamps, zone = stamps_of(known.ravel() if known.ndim != 1 else time)
     if known.ndim == 1 and shape[0] > 1:
@@ -47,7 +47,7 @@ def times_passed(
     steps = np.where(first, 0.0, 1.0)
     if stamps is None:
         if last is not None and (had := reported & ~_unknown(last)).any():
-            raise InputError(f"no time was given, but earlier observations of {_told(names, had)} had one")
+            raise InputError(f"no time was given, but earlier observations of series {named(names, had)} had one")
         return steps, last
     if last is not None and zone != state.zone:
         raise InputError(f"time has {zone}, earlier stamps {state.zone}: convert all to UTC, say, or to none")
@@ -78,9 +78,9 @@ def _check(
     if timing.unit is not None and not dated:
         raise InputError("time: time_unit is for dates; the unit of numbers is 1")
     if (lacking := reported & _unknown(stamps)).any():
-        raise InputError(f"time: {_told(names, lacking)} reported without any")
+        raise InputError(f"time: series {named(names, lacking)} reported without any")
     if (had_none := reported & (taken > 0) & (_unknown(last) if last is not None else True)).any():
-        raise InputError(f"time: earlier observations of {_told(names, had_none)} had none")
+        raise InputError(f"time: earlier observations of series {named(names, had_none)} had none")
     if last is None:
         return
     behind = stamps < last if timing.continuous else stamps <= last
@@ -98,8 +98,3 @@ def _unknown(stamps: np.ndarray) -> np.ndarray:
 
 def _missing(stamps: np.ndarray) -> Any:
     return np.datetime64("NaT") if stamps.dtype.kind == "M" else np.nan
-
-
-def _told(names: Sequence[Any], some: np.ndarray) -> str:
-    which = [repr(names[i]) for i in np.flatnonzero(some)]
-    return "series " + ", ".join(which[:5]) + (f", ... ({len(which)} in all)" if len(which) > 5 else "")
