@@ -1,7 +1,7 @@
 """Some of many series, as a population of their own: what a move of a few among thousands works on.
 
-Batches have sizes from a short list, so that programs are compiled for few of them; what is too much is the first
-series once more, for which nothing is due.
+Batches have sizes from a short list of powers of two, so that programs are compiled for few of them; what is too much
+is the first series once more, for which nothing is due.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
-SMALLEST = 8
+SIZES = (8, 32, 128, 512)  # beyond the last one particles of a batch do not fit into a cache
 
 
 class Batch(NamedTuple):
@@ -27,22 +27,41 @@ class Batch(NamedTuple):
         """Where their results go; those that were not due go nowhere."""
         return np.where(self.due, self.series, n_series)
 
+    def spread(self, told: Array, n_series: int) -> np.ndarray:
+        """What is told of each, for all series; 0 of the others."""
+        out = np.zeros(n_series, told.dtype)
+        out[self.series[self.due]] = np.asarray(told)[self.due]
+        return out
+
 
 def batches(
     due: Bool[np.ndarray, " s"], lengths: Int[np.ndarray, " s"], turns: Sequence[int]
 ) -> Iterator[Batch]:
-    """The series that are due, together where their histories have to be treated alike.
+    """The series that are due, those together whose histories have to be treated alike, by the length of these.
 
     ``turns`` are the lengths after which a schedule works differently.
     """
     kind = np.searchsorted(np.asarray(turns, np.int64), lengths)
     for k in np.unique(kind[due]):
-        yield batch(np.flatnonzero(due & (kind == k)), len(due))
+        left = np.flatnonzero(due & (kind == k))
+        left = left[np.argsort(lengths[left], kind="stable")]
+        while len(left):
+            size = size_for(len(left), len(due))
+            yield batch(left[:size], len(due))
+            left = left[size:]
+
+
+def size_for(count: int, n_series: int) -> int:
+    """The size of the next batch: one that hold all, if half of it is used, or the next smaller one."""
+    sizes = [size for size in SIZES if size < n_series] or [n_series]
+    enough = next((size for size in sizes if size >= count), sizes[-1])
+    smaller = [size for size in sizes if size < count]
+    return enough if not smaller or 2 * count > enough else smaller[-1]
 
 
 def batch(series: Int[np.ndarray, " d"], n_series: int) -> Batch:
-    """These series in a batch of a size of the list: a power of two, or all."""
-    size = min(max(SMALLEST, 1 << (len(series) - 1).bit_length()), n_series)
+    """These series in the smallest batch that holds them, or in one of all."""
+    size = next((size for size in SIZES if len(series) <= size < n_series), n_series)
     padding = np.full(size - len(series), series[0])
     return Batch(np.concatenate([series, padding]), np.arange(size) < len(series))
 
