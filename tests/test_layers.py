@@ -15,7 +15,7 @@ LAYERS = [
     "models filters priors gp",
     "smc2 moves schedules",
     "snapshot readout trees container checkpoint bridges",
-    "grid late stamps clock ingest record assemble runtime over_runs persist durable engine fleet",
+    "grid late stamps clock ingest record assemble runtime over_runs persist durable engine fleets fleet",
     "drawing plots live comparison monitor distributed interfaces",
     "__init__",  # the public face
     "demo cli __main__",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from smcssm.comparison import compare as compare
     from smcssm.core import Status as Status
     from smcssm.engine import Engine as Engine
+    from smcssm.fleet import Fleet as Fleet
     from smcssm.schedules import Immediate as Immediate
     from smcssm.schedules import Jitter as Jitter
     from smcssm.schedules import Paced as Paced
@@ -40,6 +41,7 @@ else:
         "compare": "comparison",
         "Status": "core",
         "Engine": "engine",
+        "Fleet": "fleet",
         "Immediate": "schedules",
         "Jitter": "schedules",
         "Paced": "schedules",

@@ -483,6 +483,14 @@ class AbstractSchedule(eqx.Module):
     ) -> tuple[PyTree[Array], Any, Any]:
         """Do what is due: (pending, population, report of the move or None). On the host."""
 
+    def turns(self, smc: Any) -> tuple[int, ...]:
+        """Lengths of history after which ``act`` works differently. A hook.
+
+        Series whose histories lie on either side are not acted on together.
+        """
+        del smc
+        return ()
+
     def close(
         self, smc: Any, pending: PyTree[Array], population: Any, history: Any
     ) -> tuple[PyTree[Array], Any, Any]:

@@ -462,12 +462,18 @@ class Engine:
 
         It keeps its observations in memory, and never writes to a journal.
         """
-        new = object.__new__(Engine)
         with self._runtime.lock:
-            new._seed, new._timing = self._seed if seed is None else seed, self._timing
-            new._runtime = self._runtime.copy(seed)
-            new._ring = None if self._ring is None else self._ring.copy()
-            new._told = set(self._told)
+            ring = None if self._ring is None else self._ring.copy()
+            seed_of_new = self._seed if seed is None else seed
+            return Engine._around(self._runtime.copy(seed), self._timing, ring, seed_of_new, set(self._told))
+
+    @classmethod
+    def _around(
+        cls, runtime: Runtime, timing: clock.Timing, ring: Ring | None, seed: int, told: Iterable[str] = ()
+    ) -> Engine:
+        """An engine in any state."""
+        new = object.__new__(cls)
+        new._runtime, new._timing, new._ring, new._seed, new._told = runtime, timing, ring, seed, set(told)
         return new
 
     def save(self, path: str | os.PathLike[str], *, hmac_key: bytes | None = None) -> None:

@@ -1,5 +1,7 @@
 """The exceptions of smcssm: few, and each a kind of built-in error, so that old habits of catching still work."""
 
+from typing import Any
+
 
 class SmcssmError(Exception):
     """Base of every error that smcssm raises on purpose."""
@@ -14,7 +16,15 @@ class ModelError(SmcssmError, ValueError):
 
 
 class ImpossibleObservationError(SmcssmError, ArithmeticError):
-    """An observation that model and prior cannot explain. The engine is unchanged."""
+    """An observation that model and prior cannot explain. The engine is unchanged.
+
+    Attributes:
+        series: in which of several series, where that is known: an array of booleans.
+    """
+
+    def __init__(self, message: str, series: Any = None) -> None:
+        super().__init__(message)
+        self.series = series
 
 
 class JournalError(SmcssmError, OSError):

@@ -129,6 +129,40 @@ class Memory(Store):
         """Nothing to do."""
 
 
+class Some(Store):
+    """Some series of a store; to read from only."""
+
+    def __init__(self, store: Store, series: Int[np.ndarray, " b"]) -> None:
+        self._store, self._series = store, series
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns."""
+        return self._store.names
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def read(self, start: int, stop: int) -> Columns:
+        """Rows start to stop."""
+        return {
+            name: column if name == TIMES else column[..., self._series]
+            for name, column in self._store.read(start, stop).items()
+        }
+
+    def append(self, columns: Columns) -> None:
+        """Not here."""
+        raise NotImplementedError("some series of a history are read only")
+
+    def truncate(self, length: int) -> None:
+        """Not here."""
+        raise NotImplementedError("some series of a history are read only")
+
+    def commit(self, length: int) -> None:
+        """Not here."""
+        raise NotImplementedError("some series of a history are read only")
+
+
 class View(NamedTuple):
     """All of history at once, in chunks: leaves [c, t, ...]; rows from ``length`` on are padding."""
 
@@ -235,6 +269,10 @@ class History:
         for start in range(0, len(self), SEGMENT):
             new._store.append(self._store.read(start, min(start + SEGMENT, len(self))))
         return new
+
+    def of(self, series: Int[np.ndarray, " b"]) -> History:
+        """The history of some series alone, to read from."""
+        return History(Some(self._store, series), self.timeline)
 
     def rows(self, start: int = 0, stop: int | None = None) -> Observation:
         """Rows start to stop, as they arrived."""

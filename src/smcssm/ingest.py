@@ -43,11 +43,11 @@ def to_block(  # noqa: PLR0913
     if exposure is not None:
         raise InputError("exposure: no model of this version integrates over an exposure")
     _check_index(ys, time)
-    frame = _frame(ys)
+    frame = frame_of(ys)
     if frame is not None:
-        time = _column(frame, time) if isinstance(time, str) else time
-        inputs = _columns(frame, model.input_names, "input") if inputs is None and model.input_names else inputs
-        ys = _channels(frame, model.channel_names, named=isinstance(ys, Mapping))
+        time = column_of(frame, time) if isinstance(time, str) else time
+        inputs = columns_of(frame, model.input_names, "input") if inputs is None and model.input_names else inputs
+        ys = channels_of(frame, model.channel_names, named=isinstance(ys, Mapping))
     y = _matrix("y", ys, model.channel_names)
     n = len(y)
     v = _inputs(model, inputs, n)
@@ -136,10 +136,10 @@ def _expected(width: int) -> str:
     return "a number" if width == 1 else f"{width} numbers"
 
 
-def _frame(data: Any) -> Any:
+def frame_of(data: Any) -> Any:
     """The data as a narwhals frame, or None when it is not tabular; mappings of columns count as tabular."""
     if isinstance(data, Mapping):
-        return {str(k): _numbers(str(k), v) for k, v in data.items()}
+        return {str(k): numbers(str(k), v) for k, v in data.items()}
     if isinstance(data, (np.ndarray, Sequence, int, float, complex)) or data is None or np.isscalar(data):
         return None
     if hasattr(data, "to_pandas") and hasattr(data, "dims"):  # xarray
@@ -171,31 +171,33 @@ def _check_index(data: Any, time: Any) -> None:
         fitting(stamps, (), "the index is irregular", np.arange(1, len(stamps)), hint)
 
 
-def _column(frame: dict[str, Any], name: str) -> Any:
+def column_of(frame: dict[str, Any], name: str) -> Any:
+    """A column by name, as it is."""
     if name not in frame:
         raise InputError(f"no column {name!r}: the columns are {', '.join(frame)}")
     column = frame[name]
     return column.to_native() if hasattr(column, "to_native") else column  # an array would forget the time zone
 
 
-def _channels(frame: dict[str, Any], channels: Sequence[str], named: bool) -> np.ndarray:
+def channels_of(frame: dict[str, Any], channels: Sequence[str], named: bool) -> np.ndarray:
     """The channels by name; one column, not named by the user in a mapping, is the channel of a model that has one."""
     if len(channels) == 1 and len(frame) == 1 and not named:
-        return np.stack([_numbers(name, column) for name, column in frame.items()], axis=1)
-    return _columns(frame, channels, "channel")
+        return np.stack([numbers(name, column) for name, column in frame.items()], axis=1)
+    return columns_of(frame, channels, "channel")
 
 
-def _columns(frame: dict[str, Any], names: Sequence[str], kind: str) -> np.ndarray:
+def columns_of(frame: dict[str, Any], names: Sequence[str], kind: str) -> np.ndarray:
+    """Columns of numbers by name, ``[t, column]``."""
     missing = [n for n in names if n not in frame]
     if missing:
         raise InputError(
             f"no column for the {kind}s {', '.join(missing)}: the columns are {', '.join(frame) or '(none)'}. Rename "
             "them, or give an array"
         )
-    return np.stack([_numbers(n, frame[n]) for n in names], axis=1)
+    return np.stack([numbers(n, frame[n]) for n in names], axis=1)
 
 
-def _numbers(what: str, values: Any) -> np.ndarray:
+def numbers(what: str, values: Any) -> np.ndarray:
     """Real numbers as float64, whatever holds them; NaN stays, None and text do not."""
     if hasattr(values, "is_null") and hasattr(values, "cast"):  # a narwhals column: null is missing
         import narwhals as nw
@@ -225,7 +227,7 @@ def _is_real(v: Any) -> bool:
 
 def _matrix(what: str, values: Any, names: Sequence[str]) -> np.ndarray:
     """Rows of ``len(names)`` finite or missing numbers."""
-    a, width = _numbers(what, values), len(names)
+    a, width = numbers(what, values), len(names)
     if a.size == 0:
         return np.zeros((0, width))
     if a.ndim == 1 and width == 1:
@@ -246,8 +248,8 @@ def _inputs(model: AbstractModel, inputs: Any, n: int, rows: str = "observations
         return None
     if inputs is None:
         raise InputError(f"this model needs inputs for every row of the {rows}: {', '.join(names)}")
-    frame = _frame(inputs)
-    v = _matrix("inputs", inputs if frame is None else _columns(frame, names, "input"), names)
+    frame = frame_of(inputs)
+    v = _matrix("inputs", inputs if frame is None else columns_of(frame, names, "input"), names)
     if len(v) != n:
         raise InputError(f"inputs has {len(v)} rows, the {rows} {n}")
     if np.isnan(v).any():
@@ -257,7 +259,7 @@ def _inputs(model: AbstractModel, inputs: Any, n: int, rows: str = "observations
 
 
 def _positive(what: str, values: Any, names: Sequence[str], n: int) -> np.ndarray:
-    a = _matrix(what, np.broadcast_to(_numbers(what, values), (n,)) if np.ndim(values) == 0 else values, names)
+    a = _matrix(what, np.broadcast_to(numbers(what, values), (n,)) if np.ndim(values) == 0 else values, names)
     if len(a) != n:
         raise InputError(f"{what} has {len(a)} rows, the observations {n}")
     if not (a >= 0).all():

@@ -62,41 +62,31 @@ class Rows(NamedTuple):
 class Runtime:
     """Committed state, history and programs of one configuration."""
 
-    def __init__(self, smc: SMC2, n_series: int, n_particles: int, seed: int, history: History) -> None:
+    def __init__(
+        self,
+        smc: SMC2,
+        n_series: int,
+        n_particles: int,
+        seed: int,
+        history: History,
+        state: Committed | None = None,
+    ) -> None:
         self.smc, self.n_series, self.n_particles, self.history = smc, n_series, n_particles, history
         self.lock = forks.guarded(self, threading.RLock())
-        self._busy = False
+        self.busy = False
         self.model, self.schedule, self.channels = smc.filter.model, smc.schedule, smc.filter.model.channel_names
         self._run, self._revise = compiled(advance, smc), compiled(revise, smc)
         with jax.enable_x64(True):
-            self.state = self._fresh(seed)
+            self.state = self._fresh(seed) if state is None else state
 
     def _fresh(self, seed: int) -> Committed:
-        key = self._keys(seed)
-        z, log_weight = prior_draws(self.smc, key, self.n_particles)
-        if not np.isfinite(z).all():
-            raise ModelError(f"{np.mean(~np.isfinite(z)):.1%} of the prior's draws are not finite")
-        population = compiled(init, self.smc)(key, z, log_weight, self.blank())
-        if not np.isfinite(np.asarray(population.log_weight)).any(axis=-1).all():
-            raise ModelError("no draw from the prior gives an admissible model: the prior and its support disagree")
+        keys = series_keys(seed, np.arange(self.n_series))
+        population = fresh(self.smc, keys, self.n_particles)
         return Committed(population, self.schedule.init(self.smc, population), np.zeros(self.n_series))
-
-    def _keys(self, seed: int) -> Array:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(self.n_series))
-        return jax.random.key_data(keys)
 
     def blank(self, noise_sd: bool = False) -> Observation:
         """A record of nothing, with room for a ``noise_sd`` or without."""
-        model, dtype = self.model, np.dtype(self.smc.dtype)
-        ny, nv, s = len(model.channel_names), len(model.input_names), self.n_series
-        return Observation(
-            y=np.zeros((ny, s), dtype),
-            mask=np.zeros((ny, s), bool),
-            dt=np.zeros(s, dtype),
-            index=np.zeros(s, np.int64),
-            inputs=np.zeros((nv, s), dtype) if nv else None,
-            noise_sd=np.zeros((ny, s), dtype) if noise_sd else None,
-        )
+        return blank(self.smc, self.n_series, noise_sd)
 
     def assimilate[T](
         self,
@@ -108,7 +98,7 @@ class Runtime:
         report: Callable[[Rows], T],
     ) -> T:
         """Take a block of at least one observation, all of it or none; ``report`` runs just before it is committed."""
-        with self._alone(), jax.enable_x64(True):
+        with alone(self), jax.enable_x64(True):
             state = self.state
             self.history.truncate(state.length)  # rows of a call that failed never were
             try:
@@ -148,7 +138,7 @@ class Runtime:
         self, z: np.ndarray, block: Observation, clock: Clock, layout: Layout | None, times: np.ndarray | None
     ) -> None:
         """Start from draws z ``[z, s, n]`` of the posterior after a block, instead of from the prior."""
-        with self._alone(), jax.enable_x64(True):
+        with alone(self), jax.enable_x64(True):
             state, total = self.state, len(block.dt)
             self.history.truncate(state.length)
             try:
@@ -160,18 +150,6 @@ class Runtime:
                 self.state = Committed(population, pending, evidence, clock, layout, total, move)
             finally:
                 self.history.truncate(self.state.length)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """The lock, also against a signal handler that calls the engine in the middle of a call."""
-        with self.lock:
-            if self._busy:
-                raise RuntimeError("the engine is in the middle of a call: it cannot be called from within")
-            self._busy = True
-            try:
-                yield
-            finally:
-                self._busy = False
 
     def _advance(
         self, population: Population, pending: PyTree, part: Observation, times: np.ndarray | None
@@ -187,14 +165,14 @@ class Runtime:
         done, last = len(rows.ess), rows.status[-1]
         if self.smc.impossible == "error" and (last == Status.IMPOSSIBLE).any():
             self._refuse(part, done - 1, "has likelihood zero for every particle")
-        self.history.append(_without(part, rows.status == Status.IMPOSSIBLE), self._kept(done), rows.pooled, times)
+        self.history.append(without(part, rows.status == Status.IMPOSSIBLE), self._kept(done), rows.pooled, times)
         try:
             return self._act(following, taken, rows, due)
         except ImpossibleObservationError as error:
             if self.smc.impossible == "error":
                 self._refuse(part, done - 1, str(error))
         self.history.truncate(length)  # once more without it: the rows before it needed nothing from the host
-        part = _without(part, np.arange(done)[:, None] == done - 1)
+        part = without(part, np.arange(done)[:, None] == done - 1)
         population, pending, rows, move = self._advance(population, pending, part, times)
         rows.status[done - 1] = Status.IMPOSSIBLE
         return population, pending, rows, move
@@ -206,8 +184,8 @@ class Runtime:
         if not due.any():
             return population, pending, rows, None
         pending, population, move = self.schedule.act(self.smc, pending, population, self.history, due)
-        rows.log_evidence[-1], rows.quantiles[-1] = map(np.asarray, compiled(_after_move, self.smc)(population))
-        rows.status[-1] = np.maximum(_settled(rows.status[-1], population), 0 if move is None else move.status)
+        rows.log_evidence[-1], rows.quantiles[-1] = map(np.asarray, compiled(after_move, self.smc)(population))
+        rows.status[-1] = np.maximum(settled(rows.status[-1], population), 0 if move is None else move.status)
         return population, pending, rows, move
 
     def _trailing(self, part: Observation) -> tuple[Observation, np.ndarray] | None:
@@ -246,7 +224,7 @@ class Runtime:
         if smc.impossible == "error":
             self._refuse(part, 0, why)
         history.truncate(length)
-        population, pending, row, move = self._put_in_place(population, pending, _without(part, impossible), times)
+        population, pending, row, move = self._put_in_place(population, pending, without(part, impossible), times)
         row.status[:] = np.where(impossible, Status.IMPOSSIBLE, row.status)
         return population, pending, row, move
 
@@ -288,7 +266,8 @@ class Runtime:
         new.lock, new.history = forks.guarded(new, threading.RLock()), self.history.copy()
         if seed is not None:
             with jax.enable_x64(True):
-                population = eqx.tree_at(lambda p: p.key, self.state.population, self._keys(seed))
+                keys = series_keys(seed, np.arange(self.n_series))
+                population = eqx.tree_at(lambda p: p.key, self.state.population, keys)
             new.state = self.state._replace(population=population)
         return new
 
@@ -296,7 +275,7 @@ class Runtime:
         """Back to the prior."""
         if self.history.path is not None:
             raise ModelError(f"reset would give up what {self.history.path} holds: build a new engine, or reset a copy")
-        with self._alone(), jax.enable_x64(True):
+        with alone(self), jax.enable_x64(True):
             self.state, self.history = self._fresh(seed), self.history.blank()
 
     def warmup(self, noise_sd: bool) -> None:
@@ -317,21 +296,65 @@ class Runtime:
                 feed = self.schedule.feed(self.smc, state.pending, history, part, 1, known=1)
                 self._revise(state.population, state.pending, rows, np.int64(1), np.bool_(False), feed)
             self.schedule.warmup(self.smc, state.pending, state.population, history)
-            compiled(_after_move, self.smc)(state.population)
+            compiled(after_move, self.smc)(state.population)
 
 
-def _after_move(smc: SMC2, population: Population) -> Any:
+@contextlib.contextmanager
+def alone(shell: Any) -> Iterator[None]:
+    """A shell's lock, also against a signal handler that calls it in the middle of a call."""
+    with shell.lock:
+        if shell.busy:
+            raise RuntimeError("the engine is in the middle of a call: it cannot be called from within")
+        shell.busy = True
+        try:
+            yield
+        finally:
+            shell.busy = False
+
+
+def series_keys(seed: int, numbers: np.ndarray) -> Array:
+    """Keys of the series with these numbers."""
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers))
+
+
+def fresh(smc: SMC2, keys: Array, n_particles: int) -> Population:
+    """Draws from the prior, for a series with each of these keys."""
+    z, log_weight = prior_draws(smc, keys, n_particles)
+    if not np.isfinite(z).all():
+        raise ModelError(f"{np.mean(~np.isfinite(z)):.1%} of the prior's draws are not finite")
+    population = compiled(init, smc)(keys, z, log_weight, blank(smc, len(keys)))
+    if not np.isfinite(np.asarray(population.log_weight)).any(axis=-1).all():
+        raise ModelError("no draw from the prior gives an admissible model: the prior and its support disagree")
+    return population
+
+
+def blank(smc: SMC2, n_series: int, noise_sd: bool = False) -> Observation:
+    """A record of nothing, with room for a ``noise_sd`` or without."""
+    model, dtype = smc.filter.model, np.dtype(smc.dtype)
+    ny, nv, s = len(model.channel_names), len(model.input_names), n_series
+    return Observation(
+        y=np.zeros((ny, s), dtype),
+        mask=np.zeros((ny, s), bool),
+        dt=np.zeros(s, dtype),
+        index=np.zeros(s, np.int64),
+        inputs=np.zeros((nv, s), dtype) if nv else None,
+        noise_sd=np.zeros((ny, s), dtype) if noise_sd else None,
+    )
+
+
+def after_move(smc: SMC2, population: Population) -> Any:
+    """What is reported of a population anew, once it has been moved."""
     del smc
     return reported(population)[0], recorded_quantiles(population)
 
 
-def _settled(status: np.ndarray, population: Population) -> np.ndarray:
+def settled(status: np.ndarray, population: Population) -> np.ndarray:
     """The status of a step after its move: no longer bridging where phi is back at 1."""
     bridging = np.asarray(population.phi) < 1
     return np.where((status == Status.BRIDGING) & ~bridging, Status.OK, status)
 
 
-def _without(part: Observation, refused: np.ndarray) -> Observation:
+def without(part: Observation, refused: np.ndarray) -> Observation:
     """The part with the values that were refused made missing, as the population has taken it."""
     if not refused.any():
         return part

@@ -35,9 +35,13 @@ def log_evidence_sd(snapshot: Snapshot) -> float:
 
 def is_known(snapshot: Snapshot) -> bool:
     """Whether enough particles of each run carry the weight for their spread to mean anything."""
-    w = snapshot.weights()
+    return bool(are_known(snapshot, snapshot.weights()).all())
+
+
+def are_known(snapshot: Snapshot, w: np.ndarray) -> np.ndarray:
+    """The same of each run, from its weights ``[runs, n]``."""
     enough = min(10 * snapshot.smc.prior.size, 0.1 * w.shape[-1])
-    return bool((1 / np.sum(w**2, axis=-1) >= enough).all())
+    return 1 / np.sum(w**2, axis=-1) >= enough
 
 
 def per_run(snapshot: Snapshot) -> np.ndarray:

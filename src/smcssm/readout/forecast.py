@@ -54,10 +54,7 @@ def mixture(snapshot: Snapshot, m: Any, s: Any, levels: np.ndarray) -> xr.Datase
     h = len(m)
     w = jnp.asarray(snapshot.weights().reshape(1, 1, -1)) / snapshot.population.log_weight.shape[0]
     m, s = (jnp.where(w > 0, jnp.reshape(a, (h, a.shape[1], -1)), 0.0) for a in (m, s))
-    mean = jnp.sum(w * m, axis=-1)
-    sd = jnp.sqrt(jnp.sum(w * (s**2 + (m - mean[..., None]) ** 2), axis=-1))
-    q = mixture_quantiles(w, m, s, jnp.asarray(levels))
-    mean, sd, q = (np.asarray(a) for a in (mean, sd, q))
+    mean, sd, q = told(w, m, s, jnp.asarray(levels))
     dims = ("step", "channel")
     coords = {"step": np.arange(1, h + 1), "channel": list(snapshot.smc.filter.model.channel_names), "quantile": levels}
     return xr.Dataset({"mean": (dims, mean), "sd": (dims, sd), "quantiles": ((*dims, "quantile"), q)}, coords)
@@ -75,9 +72,18 @@ def predictives(smc: SMC2, population: Population, future: Observation) -> Any:
     return jax.lax.scan(step, population.belief, future)[1]
 
 
+def told(
+    w: Float[Array, "1 #y n"], m: Float[Array, "h y n"], s: Float[Array, "h y n"], levels: Float[Array, " q"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, sd and quantiles of mixtures of Gaussians."""
+    mean = jnp.sum(w * m, axis=-1)
+    sd = jnp.sqrt(jnp.sum(w * (s**2 + (m - mean[..., None]) ** 2), axis=-1))
+    return np.asarray(mean), np.asarray(sd), np.asarray(mixture_quantiles(w, m, s, levels))
+
+
 @jax.jit
 def mixture_quantiles(
-    w: Float[Array, "1 1 n"], m: Float[Array, "h y n"], s: Float[Array, "h y n"], levels: Float[Array, " q"]
+    w: Float[Array, "1 #y n"], m: Float[Array, "h y n"], s: Float[Array, "h y n"], levels: Float[Array, " q"]
 ) -> Float[Array, "h y q"]:
     """Quantiles of Gaussian mixtures by bisection, from the least to the largest quantile of a component.
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _BINS = 10  # of the PIT
 COVERAGE = {"coverage_50": 0.5, "coverage_90": 0.9}
+COLUMNS = ["n", "log_score", "crps", "rmse", *COVERAGE, "calibration"]
 _SUMS = ("n", "crps", "squared_error", *COVERAGE)
 
 
@@ -33,6 +34,11 @@ def running(y: np.ndarray, mean: np.ndarray, sd: np.ndarray, pit: np.ndarray, be
     if before is not None:
         rows[:1] += before
     return np.cumsum(rows, axis=0)
+
+
+def none(*shape: int) -> np.ndarray:
+    """Sums ``[..., :]`` of no observation."""
+    return np.zeros((*shape, len(_SUMS) + _BINS))
 
 
 def crps_of_normal(y: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
@@ -59,22 +65,19 @@ def scores(snapshot: Snapshot, since: int = 0) -> pd.DataFrame:
     if snapshot.record is None:
         raise ModelError("this engine keeps no record: build it with record=10_000, or as many steps as you need")
     channels = list(snapshot.smc.filter.model.channel_names)
-    rows = {c: _row(sums) for c, sums in zip(channels, _between(snapshot, "scores", since), strict=True)}
+    rows = {c: line(sums) for c, sums in zip(channels, _between(snapshot, "scores", since), strict=True)}
     total, n = float(_between(snapshot, "log_score", since)), int(_between(snapshot, "scored", since))
     rows["joint"] = {"n": float(n), "log_score": total / n if n else np.nan}
     if len(channels) == 1:
         rows[channels[0]]["log_score"] = rows["joint"]["log_score"]
-    columns = ["n", "log_score", "crps", "rmse", *COVERAGE, "calibration"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype({"n": int})
+    return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).astype({"n": int})
 
 
 def _between(snapshot: Snapshot, column: str, since: int) -> np.ndarray:
     """What a running sum has grown by."""
     assert snapshot.record is not None
     if not snapshot.record:
-        return np.zeros(
-            (len(snapshot.smc.filter.model.channel_names), len(_SUMS) + _BINS) if column == "scores" else ()
-        )
+        return none(len(snapshot.smc.filter.model.channel_names)) if column == "scores" else np.zeros(())
     times, sums = snapshot.record["t"], snapshot.record[column]
     if since == 0:
         return np.asarray(sums[-1])
@@ -83,7 +86,8 @@ def _between(snapshot: Snapshot, column: str, since: int) -> np.ndarray:
     return np.asarray(sums[-1] - sums[since - times[0]])
 
 
-def _row(sums: np.ndarray) -> dict[str, float]:
+def line(sums: np.ndarray) -> dict[str, float]:
+    """One line of the table from the sums of one channel."""
     named, bins = dict(zip(_SUMS, sums.tolist(), strict=False)), sums[len(_SUMS) :]
     n = named["n"]
     if n == 0:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEVELS = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+COLUMNS = ["mean", "sd", *LEVELS, "mcse"]
 
 
 def summary(snapshot: Snapshot) -> pd.DataFrame:
@@ -31,13 +32,13 @@ def summary(snapshot: Snapshot) -> pd.DataFrame:
     rows = {}
     for name, values in snapshot.theta().items():
         for label, index in labels(snapshot.smc.prior, name, values.shape[:-2]):
-            rows[label] = _row(values[index], w, snapshot.smc.groups)
+            rows[label] = line(values[index], w, snapshot.smc.groups)
     rows |= dict(folded.rows(snapshot, np.array(list(LEVELS.values()))))
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "sd", *LEVELS, "mcse"])
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)
     return table if known else table.assign(mcse=np.nan)
 
 
-def _row(values: np.ndarray, w: np.ndarray, groups: int) -> list[float]:
+def line(values: np.ndarray, w: np.ndarray, groups: int) -> list[float]:
     """One line of the table from values and weights ``[runs, n]``; at weight zero a value may be anything."""
     values = np.where(w > 0, values, 0.0)
     means = np.sum(w * values, axis=-1)

@@ -25,6 +25,8 @@ from smcssm.resampling import effective_sample_size, largest_exponent, log_mean_
 from smcssm.smc2.population import SMC2, Lag, Population, Stream, at_full_exponent, at_particles, select, stream, times
 from smcssm.smc2.report import Row, pack, recorded_quantiles
 
+FEW = 8  # series
+
 
 def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Population, Row]:
     """Take one observation of every series. A series that cannot take it stays as it was, status IMPOSSIBLE."""
@@ -101,7 +103,7 @@ def reweight(
         surprise = _is_surprise(old, increment, population.z.shape[0])
         phi = jax.lax.cond(
             jnp.any(surprise),
-            lambda: jnp.where(surprise, _exponent_at_surprise(population, increment), phi),
+            lambda: _exponents(population, increment, surprise),
             lambda: phi,
         )
         surprise = surprise & (phi < 1)
@@ -135,13 +137,31 @@ def _is_surprise(
     return (after < floor) & (after < 0.5 * before)
 
 
-def _exponent_at_surprise(population: Population, increment: Float[Array, "s n"]) -> Float[Array, " s"]:
+def _exponents(
+    population: Population, increment: Float[Array, "s n"], surprise: Bool[Array, " s"]
+) -> Float[Array, " s"]:
+    """The exponent of every pool; those that a surprise joins are looked for few at a time: of many series few are."""
+    n_series, given = len(surprise), (population.log_weight, population.phi, population.pending, increment)
+    if n_series <= FEW:
+        return jnp.where(surprise, _exponent_at_surprise(*given), population.phi)
+    series = jnp.nonzero(surprise, size=n_series + FEW, fill_value=n_series)[0]
+
+    def some(i: Int[Array, ""], phi: Float[Array, " s"]) -> Float[Array, " s"]:
+        here = jax.lax.dynamic_slice_in_dim(series, i * FEW, FEW)
+        found = _exponent_at_surprise(*(jnp.take(a, here, axis=0, mode="clip") for a in given))
+        return phi.at[here].set(found, mode="drop")
+
+    return jax.lax.fori_loop(0, -(-jnp.sum(surprise) // FEW), some, population.phi)
+
+
+def _exponent_at_surprise(
+    old: Float[Array, "s n"], phi: Float[Array, " s"], pending: Float[Array, "s n"], increment: Float[Array, "s n"]
+) -> Float[Array, " s"]:
     """The exponent of the pool once a surprise has joined it.
 
     Alone in the pool, it enters as far as half of the ESS allows. In an open pool the common exponent goes down, as
     far as necessary, or to where the ESS is largest.
     """
-    old, phi, pending = population.log_weight, population.phi, population.pending
     alone = tempering_exponent(old, increment, jnp.ones_like(phi))
 
     def ess(exponent: Float[Array, " s"]) -> Float[Array, " s"]:

@@ -23,6 +23,7 @@ from smcssm.errors import ModelError
 from smcssm.history import History
 from smcssm.smc2 import relabel
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, move_key, resample, the_others
+from smcssm.smc2.batch import batch, put, take
 from smcssm.smc2.challengers import Challengers, accept, replay
 from smcssm.smc2.population import SMC2, Population, fold_in, particles
 from smcssm.smc2.proposals import Mixture, RandomWalk
@@ -61,11 +62,21 @@ class Metropolis(AbstractKernel):
         rung: int,
         max_sweeps: int,
     ) -> tuple[Population, Moved]:
-        """Resample, then one proposal per particle and sweep, replayed and judged."""
+        """Resample, then one proposal per particle and sweep, replayed and judged.
+
+        Of many series those alone go on that have not forgotten where they were.
+        """
         population = compiled(resample, smc)(population, due, np.int64(rung))
 
         def sweep(population: Population, due: Bool[np.ndarray, " s"], number: int) -> Any:
-            return self._sweep(smc, population, history, since, due, (np.int64(rung), np.int64(number)))
+            counters = np.int64(rung), np.int64(number)
+            few = batch(np.flatnonzero(due), len(due))
+            if len(few.due) == len(due):
+                return self._sweep(smc, population, history, since, due, counters)
+            here = few.series
+            sub = take(population, here), history.of(here), since[here], few.due
+            part, *told = self._sweep(smc, *sub, counters)
+            return put(population, few.back(len(due)), part), *(few.spread(a, len(due)) for a in told)
 
         population, moved = decorrelate(smc, population, sweep, due, max_sweeps)
         if self.relabel:  # not within a sweep: other names would pass for having left a place

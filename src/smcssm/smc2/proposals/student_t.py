@@ -6,15 +6,16 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
+
+from smcssm.linalg.small import inverse_of_triangle
 
 
 def squared_distance(
     z: Float[Array, "z n"], mean: Float[Array, " z"], chol: Float[Array, "z z"]
 ) -> Float[Array, " n"]:
     """Squared Mahalanobis distance from the mean; the small triangle is inverted once, for all n points."""
-    standard = solve_triangular(chol, jnp.eye(len(chol), dtype=chol.dtype), lower=True) @ (z - mean[:, None])
+    standard = inverse_of_triangle(chol) @ (z - mean[:, None])
     return jnp.sum(standard * standard, axis=0)
 
 

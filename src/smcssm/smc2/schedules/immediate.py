@@ -9,7 +9,6 @@ where the data keep contradicting constant hyperparameters they do not. The wors
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -161,8 +160,9 @@ class Immediate(AbstractSchedule):
         """The same where surprises from row ``since`` on are pending; rungs count from ``first_rung``, for the keys."""
         report, climbed = MoveReport.start(population, due), [_log_phi(population)]
         while due.any():
-            if self._out_of_reach(climbed):
-                raise ImpossibleObservationError(_TOO_FAR.format(report.rungs, math.exp(climbed[-1])))
+            if (hopeless := due & self._out_of_reach(climbed)).any():
+                taken_in = np.exp(climbed[-1][hopeless].min())
+                raise ImpossibleObservationError(_TOO_FAR.format(report.rungs, taken_in), hopeless)
             population, moved = smc.kernel.move(
                 smc, population, history, since, due, rung=first_rung + report.rungs, max_sweeps=self.max_sweeps
             )
@@ -172,7 +172,7 @@ class Immediate(AbstractSchedule):
             climbed.append(_log_phi(population))
         return compiled(sort_marginals, smc)(population), report.end()
 
-    def _out_of_reach(self, climbed: list[float]) -> bool:
+    def _out_of_reach(self, climbed: list[Float[np.ndarray, " s"]]) -> Bool[np.ndarray, " s"]:
         """Whether log phi, given after each rung, would not be 0 at the last rung at four times its present pace.
 
         Each rung goes over all of history, so that hopeless ones are dear. Paces fall, but may pick up again under a
@@ -180,7 +180,7 @@ class Immediate(AbstractSchedule):
         """
         left = self.max_rungs - (len(climbed) - 1)
         if left == 0 or len(climbed) <= PACE:
-            return left == 0
+            return np.full(climbed[-1].shape, left == 0)
         return -climbed[-1] > 4 * left * (climbed[-1] - climbed[-1 - PACE]) / PACE
 
     def warmup(self, smc: SMC2, pending: PyTree[Array], population: Population, history: History) -> None:
@@ -198,6 +198,5 @@ def wants_move(smc: SMC2, population: Population) -> Bool[Array, " s"]:
     return low | (population.phi < 1)
 
 
-def _log_phi(population: Population) -> float:
-    """Of the series that is farthest behind."""
-    return math.log(np.min(np.asarray(population.phi)))
+def _log_phi(population: Population) -> Float[np.ndarray, " s"]:
+    return np.log(np.asarray(population.phi))

@@ -83,6 +83,10 @@ class Jitter(AbstractSchedule):
         """The first rows only."""
         return self.exact
 
+    def turns(self, smc: SMC2) -> tuple[int, ...]:
+        """From exact moves to jitter."""
+        return (self.exact,)
+
     def check(self, move: AbstractKernel | None, filter: AbstractFilter) -> None:
         """Jitter takes the place of a move."""
         if move is not None:

@@ -1,0 +1,51 @@
+"""What a fleet can be made of; every complaint about its options is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from smcssm.errors import ModelError
+from smcssm.smc2.kernels.metropolis import Metropolis
+from smcssm.smc2.population import SMC2
+from smcssm.smc2.schedules import Immediate, Jitter
+
+
+def names_of(series: int | Iterable[Any]) -> tuple[Any, ...]:
+    """Names, all different; of a count they are 0, 1, ..."""
+    if isinstance(series, (str, bytes)):
+        raise ModelError(f"series={series!r} is one text: expected a list of names, or how many series there are")
+    if isinstance(series, (int, np.integer)) and not isinstance(series, bool):
+        names = tuple(range(int(series)))
+    elif isinstance(series, Iterable):
+        names = tuple(name.item() if isinstance(name, np.generic) else name for name in series)
+    else:
+        raise ModelError(f"series={series!r}: expected names, or how many series there are")
+    if not names:
+        raise ModelError("series: a fleet has at least one")
+    check_different(names)
+    return names
+
+
+def check_different(names: tuple[Any, ...]) -> None:
+    """Every name is there once."""
+    seen: set[Any] = set()
+    for name in names:
+        if name in seen:
+            raise ModelError(f"series: {name!r} is there twice")
+        seen.add(name)
+
+
+def check_supported(smc: SMC2) -> None:
+    """The parts that work on some of many series at a time."""
+    if not smc.filter.exact:
+        raise ModelError(
+            f"a fleet needs an exact filter; {type(smc.filter).__name__} estimates the likelihood, with a number of "
+            "inner particles that differs from series to series. Use an Engine for each series"
+        )
+    if not isinstance(smc.schedule, (Immediate, Jitter)):
+        raise ModelError(f"schedule={smc.schedule!r}: a fleet has Immediate() or Jitter() so far")
+    if not isinstance(smc.kernel, Metropolis):
+        raise ModelError(f"move={smc.kernel!r}: a fleet has moves.Metropolis() so far")

@@ -1,0 +1,83 @@
+"""Some of many series, as a population of their own: what a move of a few among thousands works on.
+
+Batches have sizes from a short list of powers of two, so that programs are compiled for few of them; what is too much
+is the first series once more, for which nothing is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, PyTree
+
+SIZES = (8, 32, 128, 512)  # beyond the last one particles of a batch do not fit into a cache
+
+
+class Batch(NamedTuple):
+    """Series by their place among all, and which of them are due: the others are there for the size."""
+
+    series: Int[np.ndarray, " b"]
+    due: Bool[np.ndarray, " b"]
+
+    def back(self, n_series: int) -> Int[np.ndarray, " b"]:
+        """Where their results go; those that were not due go nowhere."""
+        return np.where(self.due, self.series, n_series)
+
+    def spread(self, told: Array, n_series: int) -> np.ndarray:
+        """What is told of each, for all series; 0 of the others."""
+        out = np.zeros(n_series, told.dtype)
+        out[self.series[self.due]] = np.asarray(told)[self.due]
+        return out
+
+
+def batches(
+    due: Bool[np.ndarray, " s"], lengths: Int[np.ndarray, " s"], turns: Sequence[int]
+) -> Iterator[Batch]:
+    """The series that are due, those together whose histories have to be treated alike, by the length of these.
+
+    ``turns`` are the lengths after which a schedule works differently.
+    """
+    kind = np.searchsorted(np.asarray(turns, np.int64), lengths)
+    for k in np.unique(kind[due]):
+        left = np.flatnonzero(due & (kind == k))
+        left = left[np.argsort(lengths[left], kind="stable")]
+        while len(left):
+            size = size_for(len(left), len(due))
+            yield batch(left[:size], len(due))
+            left = left[size:]
+
+
+def size_for(count: int, n_series: int) -> int:
+    """The size of the next batch: one that hold all, if half of it is used, or the next smaller one."""
+    sizes = [size for size in SIZES if size < n_series] or [n_series]
+    enough = next((size for size in sizes if size >= count), sizes[-1])
+    smaller = [size for size in sizes if size < count]
+    return enough if not smaller or 2 * count > enough else smaller[-1]
+
+
+def batch(series: Int[np.ndarray, " d"], n_series: int) -> Batch:
+    """These series in the smallest batch that holds them, or in one of all."""
+    size = next((size for size in SIZES if len(series) <= size < n_series), n_series)
+    padding = np.full(size - len(series), series[0])
+    return Batch(np.concatenate([series, padding]), np.arange(size) < len(series))
+
+
+@jax.jit
+def take(tree: PyTree[Array], series: Int[Array, " b"]) -> PyTree[Array]:
+    """Some series of a population; the series axis of a leaf is its only or last but one, as for ``select``."""
+    return jax.tree.map(lambda a: jnp.take(a, series, axis=max(a.ndim - 2, 0)), tree)
+
+
+@jax.jit
+def put(tree: PyTree[Array], series: Int[Array, " b"], part: PyTree[Array]) -> PyTree[Array]:
+    """The same with these series replaced; numbers past the last series go nowhere."""
+
+    def one(a: Array, b: Array) -> Array:
+        place = a.at[series] if a.ndim == 1 else a.at[..., series, :]
+        return place.set(b, mode="drop")
+
+    return jax.tree.map(one, tree, part)

@@ -1,0 +1,276 @@
+"""A fleet is as many engines: the same moves, ancestors and numbers; what one series cannot take concerns it alone."""
+
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+import smcssm as ss
+from smcssm.errors import InputError, ModelError
+
+NAMES, ROWS, N = tuple("abcdefgh"), 40, 64
+MODEL = ss.models.LocalLevel(initial_mean=0.0, initial_sd=3.0)
+OPTIONS = dict(n_particles=N, move=ss.moves.Metropolis("random_walk"))
+
+
+def streams(n_series, rows, seed=0):
+    """Random walks in noise with missing values, late starters and rows that were not reported."""
+    rng = np.random.default_rng(seed)
+    y = np.cumsum(rng.normal(size=(rows, n_series)), axis=0) + rng.normal(size=(rows, n_series))
+    y[rng.random(y.shape) < 0.1] = np.nan
+    reported = rng.random(y.shape) < 0.8
+    reported[: rows // 3, 4] = False
+    y[rows // 2, 1] += 60.0  # a surprise that has to be bridged
+    reported[rows // 2, 1] = True
+    return y, reported
+
+
+Y, REPORTED = streams(len(NAMES), ROWS)
+
+
+def fleet(**options):
+    return ss.Fleet(MODEL, series=NAMES, **(OPTIONS | options))
+
+
+def population(engine):
+    return engine._runtime.state.population
+
+
+def compare_with_engines(fleet, y, reported):
+    """Step the fleet, and an engine for each series that it would have been; every number, and the populations."""
+    engines = [fleet.engine(name) for name in fleet.names]
+    infos = [fleet.step(*row) for row in zip(y, reported, strict=True)]
+    for s, (name, engine) in enumerate(zip(fleet.names, engines, strict=True)):
+        for t in np.flatnonzero(reported[:, s]):
+            alone, together = engine.step(y[t, s]), infos[t][name]
+            assert (alone.t, alone.moved, alone.status) == (together.t, together.moved, together.status)
+            for field in ("log_predictive", "predictive_mean", "predictive_sd", "pit", "ess", "acceptance"):
+                np.testing.assert_allclose(getattr(together, field), getattr(alone, field), rtol=1e-9, err_msg=field)
+        left = fleet.engine(name)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), population(left), population(engine)
+        )
+        np.testing.assert_array_equal(population(left).eve, population(engine).eve)
+        assert left.log_evidence == pytest.approx(engine.log_evidence, rel=1e-9)
+    return infos, engines
+
+
+@pytest.fixture(scope="module")
+def run():
+    with jax.enable_x64(False):
+        made = fleet()
+        infos, engines = compare_with_engines(made, Y, REPORTED)
+    return made, infos, engines
+
+
+def test_is_as_many_engines(run):
+    made, infos, _ = run
+    assert sum(info.moved.sum() for info in infos) > 15
+    assert infos[ROWS // 2]["b"].moved  # the surprise
+    np.testing.assert_array_equal(made.t, REPORTED.sum(axis=0))
+
+
+def test_readouts_are_those_of_engines(run):
+    made, _, engines = run
+    summary, state, forecast = made.summary(), made.state(), made.forecast(3)
+    for name, engine in zip(NAMES, engines, strict=True):
+        np.testing.assert_allclose(summary.loc[name], engine.summary(), rtol=1e-9)
+        np.testing.assert_allclose(state["mean"].sel(series=name), engine.state()["mean"], rtol=1e-9)
+        np.testing.assert_allclose(state["sd"].sel(series=name), engine.state()["sd"], rtol=1e-9)
+        alone = engine.forecast(3)
+        for field in ("mean", "sd", "quantiles"):
+            np.testing.assert_allclose(forecast[field].sel(series=name), alone[field], rtol=1e-9, err_msg=field)
+    assert list(summary.index.names) == ["series", "hyperparameter"]
+
+
+def test_scores_are_those_of_engines(run):
+    made, _, engines = run
+    scores = made.scores()
+    for name, engine in zip(NAMES, engines, strict=True):
+        np.testing.assert_allclose(scores.loc[name].astype(float), engine.scores().astype(float), rtol=1e-9)
+
+
+def test_an_engine_goes_on_as_its_series(run):
+    made, *_ = run
+    made = made.copy()
+    engine, rng = made.engine("c"), np.random.default_rng(5)
+    for y in rng.normal(scale=20, size=8):
+        together, alone = made.step({"c": y})["c"], engine.step(y)
+        assert (alone.t, alone.moved) == (together.t, together.moved)
+        assert alone.log_predictive == pytest.approx(together.log_predictive, rel=1e-9)
+    others = [i for i, name in enumerate(NAMES) if name != "c"]
+    np.testing.assert_array_equal(made.t[others], REPORTED.sum(axis=0)[others])
+
+
+def bits(made, names):
+    """Everything of some series, to be equal bit for bit."""
+    places = [made.names.index(name) for name in names]
+    with jax.enable_x64(True):
+        return [
+            np.asarray(leaf)[..., places] if np.ndim(leaf) == 1 else np.asarray(leaf)[..., places, :]
+            for leaf in jax.tree.leaves(made._runtime.state.population)
+        ]
+
+
+@pytest.mark.parametrize("value", [1e300, 1e9], ids=["no likelihood", "beyond reach"])
+def test_quarantine_leaves_neighbours_as_they_are(value, caplog, run):
+    calm, wild = run[0].copy(), run[0].copy()
+    y = np.random.default_rng(6).normal(scale=10, size=(6, len(NAMES)))
+    odd = y.copy()
+    odd[2, 3] = value
+    for i, row in enumerate(y):
+        calm.step(row, reported=[name for name in NAMES if name != "d" or i < 2])
+    with caplog.at_level(logging.WARNING, "smcssm"):
+        infos = wild.update(odd)
+    assert "'d'" in caplog.text and "release" in caplog.text
+    np.testing.assert_array_equal(infos.taken[:, 3], [True, True, False, False, False, False])
+    assert (infos.status[2:, 3] == ss.Status.IMPOSSIBLE).all()
+    others = [name for name in NAMES if name != "d"]
+    for a, b in zip(bits(calm, others), bits(wild, others), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert wild.status().loc["d", "quarantine"] == "IMPOSSIBLE"
+    wild.release("d")
+    assert wild.step({"d": 0.5}).taken[3]
+
+
+@pytest.mark.slow
+def test_impossible_values_may_be_missing():
+    made, absent = fleet(impossible="missing"), fleet(impossible="missing")
+    for row in Y[:3]:
+        for one, value in ((made, 1e300), (absent, np.nan)):
+            info = one.step(np.where(np.arange(8) == 2, value, row))
+        assert made.t[2] == info.t[2]
+    assert made.step({"c": 1e300})["c"].status == ss.Status.IMPOSSIBLE
+    absent.step({"c": np.nan})
+    others = [name for name in NAMES if name != "c"]
+    for names, tolerance in ((others, 0.0), (["c"], 1e-12)):
+        for a, b in zip(bits(made, names), bits(absent, names), strict=True):
+            np.testing.assert_allclose(a, b, rtol=tolerance)
+
+
+def test_block_and_steps_are_the_same(run):
+    block, steps = fleet(), fleet()
+    infos = block.update(Y[:12], reported=REPORTED[:12])
+    for row, told in zip(Y[:12], REPORTED[:12], strict=True):
+        steps.step(row, told)
+    for a, b in zip(bits(block, NAMES), bits(steps, NAMES), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert infos["a"].t.tolist() == list(range(1, REPORTED[:12, 0].sum() + 1))
+
+
+def test_frames(run):
+    import pandas as pd
+    import polars as pl
+    import xarray as xr
+
+    whole = fleet()
+    whole.update(Y[:6])
+    days = pd.date_range("2020-01-01", periods=6)
+    wide = pd.DataFrame(Y[:6], columns=list(NAMES))
+    shuffled = wide[list(reversed(NAMES))]
+    long = wide.assign(day=days).melt("day", var_name="sensor", value_name="level").sample(frac=1, random_state=1)
+    of = xr.DataArray(Y[:6].T, {"sensor": list(NAMES)}, ("sensor", "time"))
+    for data, given in (
+        (shuffled, {}),
+        (pl.from_pandas(shuffled), {}),
+        (pl.from_pandas(shuffled).to_arrow(), {}),
+        (of, {}),
+        (long, dict(series="sensor", time="day")),
+        (pl.from_pandas(long), dict(series="sensor", time="day")),
+        ({name: Y[:6, i] for i, name in enumerate(NAMES)}, {}),
+    ):
+        made = fleet()
+        infos = made.update(data, **given)
+        assert infos.taken.shape == (6, 8)
+        for a, b in zip(bits(whole, NAMES), bits(made, NAMES), strict=True):
+            np.testing.assert_array_equal(a, b)
+    some = long[long.sensor.isin(["a", "b"])]
+    made = fleet()
+    made.update(some, series="sensor", time="day")
+    np.testing.assert_array_equal(made.t, [6, 6, 0, 0, 0, 0, 0, 0])
+
+
+def test_add_and_remove(run):
+    made, rest = run[0].copy(), NAMES[1:]
+    before = bits(made, rest)
+    made.remove("a")
+    assert made.names == rest
+    made.add("new")
+    assert made.names == (*rest, "new")
+    np.testing.assert_array_equal(made.t, [*REPORTED.sum(axis=0)[1:], 0])
+    for a, b in zip(before, bits(made, rest), strict=True):
+        np.testing.assert_array_equal(a, b)
+    first = population(fleet().engine("a"))
+    assert not np.array_equal(population(made.engine("new")).z, first.z)  # its randomness is its own
+    assert made.step({"new": 1.0, "b": 2.0}).taken.sum() == 2
+    with pytest.raises(ModelError, match="at least one"):
+        made.remove(made.names)
+    with pytest.raises(ModelError, match="'b' is there twice"):
+        made.add(["b"])
+
+
+@pytest.mark.parametrize(
+    ("ys", "given", "message"),
+    [
+        (np.zeros(7), {}, r"ys has shape \(7,\): expected \(8,\), a number for each series; or a mapping"),
+        ({"a": 1.0, "z": 2.0}, {}, "no series 'z'; it has 'a', 'b', .* fleet.add"),
+        (None, {}, "a missing value is NaN"),
+        (np.full(8, np.inf), {}, "series 'a' is infinite; a missing value is NaN"),
+        ({"a": "high"}, {}, "expected real numbers, got 'high'"),
+        (np.zeros(8), {"reported": [True]}, "expected 8 booleans, or names"),
+        (np.zeros(8), {"reported": ["z"]}, "reported: got 'z'"),
+        (np.zeros(8), {"inputs": np.zeros(8)}, "this model reads none"),
+        (np.zeros(8), {"noise_sd": -1.0}, "noise_sd: series 'a' has a negative one"),
+    ],
+)
+def test_bad_rows_are_refused(ys, given, message, run):
+    made = run[0]
+    before = made._runtime.state
+    with pytest.raises(InputError, match=message):
+        made.step(ys, **given)
+    assert made._runtime.state is before
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "message"),
+    [
+        (np.zeros((3, 7)), {}, r"ys has shape \(3, 7\): expected \(rows, 8\); one row is a matter for step"),
+        ({"a": [1.0], "q": [1.0]}, {}, r"has 'q' and lacks 'b', .* series="),
+        ({"name": ["q"], "y": [1.0]}, {"series": "name"}, "no series 'q'"),
+        ({"name": ["a"], "y": [1.0]}, {"series": "sensor"}, "no column 'sensor'"),
+        (np.zeros((3, 8)), {"series": "sensor"}, "is a column of a frame; got ndarray"),
+    ],
+)
+def test_bad_blocks_are_refused(data, given, message, run):
+    before = run[0]._runtime.state
+    with pytest.raises(InputError, match=message):
+        run[0].update(data, **given)
+    assert run[0]._runtime.state is before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(series="abc"), "is one text: expected a list of names"),
+        (dict(series=["a", "a"]), "'a' is there twice"),
+        (dict(series=[]), "at least one"),
+        (dict(impossible="error"), '"quarantine" or "missing"'),
+        (dict(schedule=ss.Paced()), "a fleet has Immediate"),
+        (dict(move=ss.moves.HMC()), "a fleet has moves.Metropolis"),
+        (dict(model=ss.models.StochasticVolatility()), "a fleet needs an exact filter"),
+    ],
+)
+def test_what_a_fleet_cannot_do_yet_is_refused(options, message):
+    options = dict(model=MODEL, series=3) | options
+    with pytest.raises(ModelError, match=message):
+        ss.Fleet(options.pop("model"), **options)
+
+
+
+
+@pytest.mark.slow
+def test_sixty_four_series_are_sixty_four_engines():
+    y, reported = streams(64, 150, seed=3)
+    infos, _ = compare_with_engines(ss.Fleet(MODEL, series=64, n_particles=128), y, reported)
+    assert sum(info.moved.sum() for info in infos) > 300
