@@ -83,8 +83,8 @@ class Runtime:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(self.n_series))
         return jax.random.key_data(keys)
 
-    def blank(self, noise_sd: bool = False) -> Observation:
-        """A record of nothing, with room for a ``noise_sd`` or without."""
+    def blank(self, noise_sd: bool = False, exposure: bool = False) -> Observation:
+        """A record of nothing, with room for a ``noise_sd`` and an ``exposure`` or without."""
         model, dtype = self.model, np.dtype(self.smc.dtype)
         ny, nv, s = len(model.channel_names), len(model.input_names), self.n_series
         return Observation(
@@ -94,6 +94,7 @@ class Runtime:
             index=np.zeros(s, np.int64),
             inputs=np.zeros((nv, s), dtype) if nv else None,
             noise_sd=np.zeros((ny, s), dtype) if noise_sd else None,
+            exposure=np.zeros((ny, s), dtype) if exposure else None,
         )
 
     def assimilate[T](
@@ -281,11 +282,11 @@ class Runtime:
         with self._alone(), jax.enable_x64(True):
             self.state, self.history = self._fresh(seed), self.history.blank()
 
-    def warmup(self, noise_sd: bool) -> None:
+    def warmup(self, noise_sd: bool, exposure: bool) -> None:
         """Compile everything that a stream will need, without touching the state."""
         with self.lock, jax.enable_x64(True):
             state = self.state
-            blank = self.blank(noise_sd if state.layout is None else state.layout.noise_sd)
+            blank = self.blank(*(state.layout or (noise_sd, exposure)))
             part = jax.tree.map(lambda leaf: leaf[None], blank)
             history = History()
             history.append(part, 1)

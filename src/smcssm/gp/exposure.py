@@ -28,7 +28,8 @@ from smcssm.gp.kernel import Block
 from smcssm.linalg.dense import triangularise_dense
 from smcssm.linalg.entries import Rows, is_zero, multiply, stack
 
-TERMS, DEGREES = 20, 13  # of the series at r = 1: 1 / 20!, and polynomials of which a share of 1e-15 is left out
+TERMS = 18  # of the series, at r = 1 to 1 / 18!
+MORE = 6  # polynomials beyond one for each row; the next ones would add 1e-14 of what is least certain
 HALVINGS = 26  # stretches of r up to 7e7
 
 
@@ -41,16 +42,17 @@ def averaged(block: Block, dt: Any, h: list[list[Any]]) -> tuple[Rows, Rows]:
     A, B, n, m = block.drift(), block.diffusion(), len(block.row()), len(h)
     norm = _norm(A)
     scaled = A if norm is None else [[multiply(e, 1 / norm) for e in row] for row in A]
-    entries = [e for row in (*B, *h, [dt, 0.0 if norm is None else norm]) for e in row]
-    like = jnp.zeros(jnp.broadcast_shapes(*map(jnp.shape, entries)), jnp.result_type(float, *entries))
+    entries = [e for row in (*B, *h, [0.0 if norm is None else norm]) for e in row]
+    own = jnp.zeros(jnp.broadcast_shapes((1,) * jnp.ndim(dt), *map(jnp.shape, entries)), jnp.result_type(float, dt))
+    like = jnp.zeros(jnp.broadcast_shapes(own.shape, jnp.shape(dt)), own.dtype)
     if norm is not None:
-        dt = jnp.where(dt > 0, dt, 1 / norm)  # what comes of a stretch of length 0 does not count
+        dt = jnp.where(dt > 0, dt, 0.5 / norm)  # what comes of a stretch of length 0 does not count
     r = like if norm is None else like + norm * dt
     needed = jax.lax.stop_gradient(jnp.ceil(jnp.log2(jnp.maximum(r, 1.0))))
     part = jnp.ldexp(jnp.ones_like(r), -needed.astype(jnp.int32))
-    A_, H, r = stack(scaled, like), stack(h, like), r * part
+    A_, H, r = stack(scaled, own), stack(h, own), r * part
     G = _mean_rows(A_, H, r)
-    U = _root(A_, stack(B, like), H, r, jnp.sqrt(dt * part), _first_powers(A, B, h)) if B[0] else jnp.zeros((n + m, 0))
+    U = _root(A_, stack(B, own), H, r, jnp.sqrt(dt * part), _first_powers(A, B, h)) if B[0] else jnp.zeros((n + m, 0))
 
     def twice(i: Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         F, G, U = so_far
@@ -62,7 +64,7 @@ def averaged(block: Block, dt: Any, h: list[list[Any]]) -> tuple[Rows, Rows]:
         return jnp.where(here, _matmul(F, F), F), jnp.where(here, 0.5 * (G + _matmul(G, F)), G), U
 
     def joined() -> tuple[Array, Array]:
-        eye = jnp.broadcast_to(jnp.eye(n, dtype=like.dtype).reshape(n, n, *[1] * like.ndim), A_.shape)
+        eye = jnp.broadcast_to(jnp.eye(n, dtype=own.dtype).reshape(n, n, *[1] * own.ndim), A_.shape)
         F = eye + r[None, None] * _matmul(A_, _mean_rows(A_, eye, r))
         return jax.lax.fori_loop(0, HALVINGS, twice, (F, G, U))[1:]
 
@@ -97,14 +99,14 @@ def _root(A: Array, B: Array, H: Array, r: Array, size: Array, first: list[int])
     nothing = jnp.zeros((len(H), *B.shape[1:]), B.dtype)
     V = jax.lax.scan(term, (B, nothing), _orders(r))[1]
     V = jnp.stack([jnp.roll(V[:, i], -k, axis=0) for i, k in enumerate(first)], axis=1)
-    c = np.array([[_legendre(i + k) if i + k < TERMS else [0.0] * DEGREES for k in first] for i in range(TERMS)])
+    width = len(first) + MORE
+    c = np.array([[_legendre(i + k, width) if i + k < TERMS else [0.0] * width for k in first] for i in range(TERMS)])
     c = jnp.asarray(c, V.dtype).reshape(*c.shape, *[1] * (V.ndim - 2))
 
-    def spread(so_far: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-        return so_far * r[None, None, None] + at[0] * at[1][:, None], None
-
-    wide = jnp.zeros((V.shape[1], DEGREES, *V.shape[2:]), V.dtype)
-    wide = jax.lax.scan(spread, wide, (c, V), reverse=True)[0].reshape(len(first), -1, *r.shape)
+    wide = jnp.zeros((len(first), width, B.shape[1], *r.shape), V.dtype)
+    for k in reversed(range(TERMS)):
+        wide = wide * r[None, None, None] + c[k] * V[k][:, None]
+    wide = wide.reshape(len(first), -1, *r.shape)
     powers = [k - (i >= len(A)) for i, k in enumerate(first)]
     return triangularise_dense(wide) * jnp.stack([size * r**k for k in powers])[:, None]
 
@@ -114,10 +116,10 @@ def _orders(r: Array) -> Array:
 
 
 def _horner(coefficients: Array, r: Array) -> Array:
-    def step(so_far: Array, c: Array) -> tuple[Array, None]:
-        return so_far * r[None, None] + c, None
-
-    return jax.lax.scan(step, jnp.zeros_like(coefficients[0]), coefficients, reverse=True)[0]
+    total = jnp.zeros((*coefficients.shape[1:3], *r.shape), r.dtype)
+    for c in reversed(coefficients):
+        total = total * r[None, None] + c
+    return total
 
 
 def _first_powers(A: Rows, B: Rows, h: list[list[Any]]) -> list[int]:
@@ -132,11 +134,11 @@ def _first_powers(A: Rows, B: Rows, h: list[list[Any]]) -> list[int]:
     return found.tolist()
 
 
-def _legendre(k: int) -> list[float]:
+def _legendre(k: int, width: int) -> list[float]:
     """c_k0, c_k1, ..."""
-    return [
-        math.sqrt(2 * j + 1) * math.comb(2 * k + 1, k - j) / (math.comb(2 * k, k) * (2 * k + 1)) for j in range(min(k, DEGREES - 1) + 1)
-    ] + [0.0] * (DEGREES - 1 - k)
+    size = math.comb(2 * k, k) * (2 * k + 1)
+    known = [math.sqrt(2 * j + 1) * math.comb(2 * k + 1, k - j) / size for j in range(min(k + 1, width))]
+    return known + [0.0] * (width - len(known))
 
 
 def _matmul(A: Array, B: Array) -> Array:

@@ -73,7 +73,7 @@ def _either(opened: Any, U: Rows, chol_Q: Rows) -> Rows:
 
 def averaging(kernel: Kernel, dt: Any, exposure: Any, output: Any = None) -> tuple[Rows, Rows]:
     """F and chol_Q of (x, z) over dt, z being the average of f over the last ``exposure`` <= dt of it; f at 0."""
-    gap = dt - exposure
+    gap = jnp.maximum(dt - exposure, 0)
     parts = [_after_gap(block, gap, exposure, block.row(output)) for block in kernel.blocks()]
     F, (G,), noise, (of_average,) = _side_by_side(parts)
     return [[*row, 0.0] for row in [*F, G]], [row or [0.0] for row in [*noise, of_average]]
