@@ -13,7 +13,7 @@ from smcssm.filters import Kalman
 N, S = 3, 2
 
 
-def block(y, *, dt=None, inputs=None, noise_sd=None):
+def block(y, *, dt=None, inputs=None, noise_sd=None, exposure=None):
     """Records of S series, [t, ..., s, 1]; the second series is the first one turned over and shifted."""
     y = np.asarray(y, float).reshape(len(y), -1)
     both = np.stack([y, 0.3 - y], axis=-1)
@@ -28,6 +28,7 @@ def block(y, *, dt=None, inputs=None, noise_sd=None):
         index=np.repeat(np.arange(len(y))[:, None], S, -1),
         inputs=spread(inputs),
         noise_sd=spread(noise_sd),
+        exposure=spread(exposure),
     )
     return both, jax.tree.map(lambda leaf: jnp.asarray(leaf)[..., None], records)
 

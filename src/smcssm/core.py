@@ -136,6 +136,11 @@ class AbstractModel(eqx.Module):
     continuous_time: eqx.AbstractVar[bool]
     """Whether ``dt`` may be any positive number; otherwise one observation is one time step."""
 
+    @property
+    def averages(self) -> bool:
+        """Whether an observation may be an average over an exposure that ends with it. A hook."""
+        return False
+
     @abc.abstractmethod
     def params(self, theta: Theta) -> PyTree[Array]:
         """What the filter needs of theta, once per particle and then cached."""

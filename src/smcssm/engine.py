@@ -449,13 +449,14 @@ class Engine:
         assemble.check_counts(draws=draws, seed=seed)
         return readout.to_arviz(self.snapshot(), draws, seed)
 
-    def warmup(self, noise_sd: bool = False) -> None:
+    def warmup(self, noise_sd: bool = False, exposure: bool = False) -> None:
         """Compile everything a stream needs, so that no later step waits for the compiler.
 
         Args:
             noise_sd: whether observations will come with a ``noise_sd``; once there is one, the engine knows.
+            exposure: likewise.
         """
-        self._runtime.warmup(noise_sd)
+        self._runtime.warmup(noise_sd, exposure)
 
     def copy(self, seed: int | None = None) -> Engine:
         """An independent engine with the same past; with a seed, its future randomness differs.

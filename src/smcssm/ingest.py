@@ -40,8 +40,7 @@ def to_block(  # noqa: PLR0913
     """A block ``[t, ..., s]`` of the same observations for each of ``n_series`` populations: those that are kept."""
     if ys is None:
         raise InputError("y is None: a missing value is NaN")
-    if exposure is not None:
-        raise InputError("exposure: no model of this version integrates over an exposure")
+    _check_averages(model, exposure)
     _check_index(ys, time)
     frame = frame_of(ys)
     if frame is not None:
@@ -61,6 +60,8 @@ def to_block(  # noqa: PLR0913
     length = None if exposure is None else _positive("exposure", exposure, model.channel_names, n)
     passed, clock = elapsed(timing or Timing(model.continuous_time), clock, time, n)
     v, sd, length = (None if a is None else a[passed.kept] for a in (v, sd, length))
+    if length is not None:
+        passed = _begun(passed, length, first=clock.taken == len(length))
     block = _record(n_series, dtype, y[passed.kept], passed.dt, clock.taken, v, sd, length)
     return block, clock, (layout or given) if n else layout, passed
 
@@ -105,14 +106,45 @@ def future(  # noqa: PLR0913
 ) -> Observation:
     """Rows in which nothing is observed, with what a forecast needs of them."""
     n, names = len(dt), model.channel_names
-    if exposure is not None:
-        raise InputError("exposure: no model of this version integrates over an exposure")
+    _check_averages(model, exposure)
     given = Layout(noise_sd is not None, exposure is not None)
     if layout is not None and given != layout:
         raise InputError(f"the observations came with {_given(layout)}, the forecast with {_given(given)}")
     v = _inputs(model, inputs, n, "forecast")
     sd = None if noise_sd is None else _positive("noise_sd", noise_sd, names, n)
-    return _record(n_series, dtype, np.full((n, len(names)), np.nan), dt, taken + n, v, sd, None)
+    length = None if exposure is None else _positive("exposure", exposure, names, n)
+    if length is not None:
+        dt = _begun(Elapsed(np.ones(n, bool), np.zeros(n, bool), dt, None), length, first=taken == 0).dt
+    return _record(n_series, dtype, np.full((n, len(names)), np.nan), dt, taken + n, v, sd, length)
+
+
+def _check_averages(model: AbstractModel, exposure: Any) -> None:
+    if exposure is not None and not model.averages:
+        raise InputError(
+            "exposure was given, but this model does not average over one; ss.models.GP(kernel, exposure=True) does"
+        )
+
+
+def _begun(passed: Elapsed, exposure: np.ndarray, first: bool) -> Elapsed:
+    """Of rows with exposures, which end when their rows say: the very first one starts the clock, none overlap."""
+    longest, dt = exposure.max(axis=1, initial=0.0), passed.dt.copy()
+    if passed.late.any():
+        raise InputError(
+            f"exposure: row {int(np.argmax(passed.late))} is late; an engine with exposures takes no late "
+            "observations, because others may have been open at their time"
+        )
+    if first and len(dt) and dt[0] == 0:
+        dt[0] = longest[0]
+    stamps = passed.stamps if passed.stamps is not None and passed.stamps.dtype.kind == "f" else np.zeros(len(dt))
+    over = longest - dt > 1e-9 * longest + 4 * np.spacing(np.abs(stamps))
+    if over.any():
+        row = int(np.argmax(over))
+        raise InputError(
+            f"exposure: row {row} is an average over the last {longest[row]:g}, but the observation before it was "
+            f"{dt[row]:g} earlier. Exposures end at the time of their observation, and those of an engine must not "
+            "overlap; ss.gp.log_probability and ss.gp.condition take any"
+        )
+    return passed._replace(dt=dt)
 
 
 def one(value: Any, width: int, what: str) -> Any:

@@ -84,9 +84,9 @@ class Runtime:
         population = fresh(self.smc, keys, self.n_particles)
         return Committed(population, self.schedule.init(self.smc, population), np.zeros(self.n_series))
 
-    def blank(self, noise_sd: bool = False) -> Observation:
-        """A record of nothing, with room for a ``noise_sd`` or without."""
-        return blank(self.smc, self.n_series, noise_sd)
+    def blank(self, noise_sd: bool = False, exposure: bool = False) -> Observation:
+        """A record of nothing, with room for a ``noise_sd`` and an ``exposure`` or without."""
+        return blank(self.smc, self.n_series, noise_sd, exposure)
 
     def assimilate[T](
         self,
@@ -251,7 +251,7 @@ class Runtime:
         """
         with self.lock, jax.enable_x64(True):
             state = self.state
-            blank = self.blank(state.layout is not None and state.layout.noise_sd)
+            blank = self.blank(*(state.layout or ()))
             one = dict(dt=np.ones_like(blank.dt), index=np.full_like(blank.index, state.clock.taken))
             part = jax.tree.map(lambda leaf: leaf[None], replace(blank, **one))
             take = pad(part, BLOCK)
@@ -278,11 +278,11 @@ class Runtime:
         with alone(self), jax.enable_x64(True):
             self.state, self.history = self._fresh(seed), self.history.blank()
 
-    def warmup(self, noise_sd: bool) -> None:
+    def warmup(self, noise_sd: bool, exposure: bool) -> None:
         """Compile everything that a stream will need, without touching the state."""
         with self.lock, jax.enable_x64(True):
             state = self.state
-            blank = self.blank(noise_sd if state.layout is None else state.layout.noise_sd)
+            blank = self.blank(*(state.layout or (noise_sd, exposure)))
             part = jax.tree.map(lambda leaf: leaf[None], blank)
             history = History()
             history.append(part, 1)
@@ -328,8 +328,8 @@ def fresh(smc: SMC2, keys: Array, n_particles: int) -> Population:
     return population
 
 
-def blank(smc: SMC2, n_series: int, noise_sd: bool = False) -> Observation:
-    """A record of nothing, with room for a ``noise_sd`` or without."""
+def blank(smc: SMC2, n_series: int, noise_sd: bool = False, exposure: bool = False) -> Observation:
+    """A record of nothing, with room for a ``noise_sd`` and an ``exposure`` or without."""
     model, dtype = smc.filter.model, np.dtype(smc.dtype)
     ny, nv, s = len(model.channel_names), len(model.input_names), n_series
     return Observation(
@@ -339,6 +339,7 @@ def blank(smc: SMC2, n_series: int, noise_sd: bool = False) -> Observation:
         index=np.zeros(s, np.int64),
         inputs=np.zeros((nv, s), dtype) if nv else None,
         noise_sd=np.zeros((ny, s), dtype) if noise_sd else None,
+        exposure=np.zeros((ny, s), dtype) if exposure else None,
     )
 
 

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from smcssm.core import Observation
 from smcssm.errors import InputError
+from smcssm.gp.events import Events
 from smcssm.kalman import parallel
 
 
@@ -53,6 +54,18 @@ def per_time(value: Any, n: int, what: str) -> Any:
     return jnp.broadcast_to(array, (n,)) if traced(value) else np.broadcast_to(array, (n,))
 
 
+def mean_at(mean: Any, times: np.ndarray) -> Any:
+    """A number, numbers, or a function of an array of times, at times."""
+    return per_time(mean(times) if callable(mean) else mean, len(times), "mean")
+
+
+def out(value: Array) -> Any:
+    """A NumPy array of what is known: outside of ``enable_x64`` it would lose digits."""
+    if traced(value):
+        return value
+    return float(value) if jnp.ndim(value) == 0 else np.asarray(value)
+
+
 def noise(noise_sd: Any, n: int) -> Any:
     """Standard deviations."""
     sd = per_time(noise_sd, n, "noise_sd")
@@ -75,23 +88,27 @@ def labels(outputs: Any, n: int, n_outputs: int) -> np.ndarray:
     return found
 
 
-def rows(times: np.ndarray, y: Any, noise_sd: Any, outputs: Any, blocks: int) -> tuple[np.ndarray, Observation]:
-    """The order of the times, and rows ``[t, ..., 1, 1]`` in that order; NaN is missing."""
-    n, dtype = len(times), jnp.result_type(float)
-    order = np.argsort(times, kind="stable")
+def rows(when: Events, y: Any, noise_sd: Any, outputs: Any, blocks: int) -> Observation:
+    """Rows ``[t, ..., 1, 1]`` in the order of time; NaN is missing.
+
+    ``inputs`` are the output that is observed and, where there are exposures, ``plain`` and the ``slots`` of events.
+    """
+    n, dtype = len(when.times), jnp.result_type(float)
     extra = rounded(n, blocks) - n
 
-    def column(value: Any) -> Any:
-        array = jnp.asarray(value, dtype)[order]
-        return jnp.pad(array, (0, extra))[:, None, None]
+    def column(value: Any, nothing: float = 0.0) -> Array:
+        array = jnp.full(n, nothing, dtype).at[when.place].set(jnp.asarray(value, dtype))
+        return jnp.pad(array, (0, extra))[:, None, None, None]
 
-    value = column(y)
-    seen = ~jnp.isnan(value) & (jnp.arange(n + extra) < n)[:, None, None]
-    dt = jnp.asarray(np.pad(np.diff(times[order], prepend=times[order[0]]), (0, extra)), dtype)[:, None, None]
+    value = column(y, jnp.nan)
+    seen = ~jnp.isnan(value) & (jnp.arange(n + extra) < n)[:, None, None, None]
+    dt = jnp.asarray(np.pad(np.diff(when.times, prepend=when.times[0]), (0, extra)), dtype)[:, None, None]
+    inputs = column(outputs)
+    if when.slots.shape[1]:
+        averages = np.pad(np.column_stack([when.plain, when.slots]), ((0, extra), (0, 0)))
+        inputs = jnp.concatenate([inputs, jnp.asarray(averages, dtype)[..., None, None]], axis=1)
     index = jnp.arange(n + extra)[:, None, None]
-    channels = (jnp.where(seen, value, 0), seen, column(outputs), column(noise_sd))
-    y_, mask, label, sd = (leaf[:, None] for leaf in channels)
-    return order, Observation(y_, mask, dt, index, inputs=label, noise_sd=sd)
+    return Observation(jnp.where(seen, value, 0), seen, dt, index, inputs=inputs, noise_sd=column(noise_sd))
 
 
 def rounded(n: int, blocks: int) -> int:

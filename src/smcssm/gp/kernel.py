@@ -3,7 +3,7 @@
 Hartikainen & Särkkä (2010), Kalman filtering and smoothing solutions to temporal Gaussian process regression models,
 doi:10.1109/MLSP.2010.5589113. A kernel is a sum of independent blocks, each a stationary process
 
-    dx = A x dt + noise,  x ~ N(0, L L'),  f = h x,       k(lag) = h exp(A |lag|) L L' h'
+    dx = A x dt + B dW,  x ~ N(0, L L'),  f = h x,       k(lag) = h exp(A |lag|) L L' h'
 
 that gives L, exp(A dt) and a square root of the noise over dt in closed form. The square root is never that of a
 difference: at small dt that would lose what is small in it, even positive definiteness.
@@ -116,6 +116,10 @@ class Block(Kernel):
     @abc.abstractmethod
     def drift(self) -> Rows:
         """A."""
+
+    @abc.abstractmethod
+    def diffusion(self) -> Rows:
+        """B, a column for each white noise that drives the state; rows are empty where there is none."""
 
     @abc.abstractmethod
     def row(self, output: Any = None) -> list[Any]:
@@ -239,6 +243,10 @@ class AbstractWrapper(Block):
         """That of the block."""
         return self.block.drift()
 
+    def diffusion(self) -> Rows:
+        """That of the block."""
+        return self.block.diffusion()
+
 
 class Seen(AbstractWrapper):
     """A block times sqrt(factor)."""
@@ -303,6 +311,13 @@ class Kronecker(Block):
         first = kronecker(A, [row[:n] for row in one[:n]])
         second = kronecker([row[:m] for row in one[:m]], B)
         return [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(first, second, strict=True)]
+
+    def diffusion(self) -> Rows:
+        """Of covariance Q (x) P~ + P (x) Q~ per unit of time, by either noise alone."""
+        B, other = self.left.diffusion(), self.right.diffusion()
+        of_left = kronecker(B, self.right.stationary_root()) if B[0] else [[]] * len(B) * len(other)
+        of_right = kronecker(self.left.stationary_root(), other) if other[0] else [[]] * len(B) * len(other)
+        return [a + b for a, b in zip(of_left, of_right, strict=True)]
 
     def row(self, output: Any = None) -> list[Any]:
         """h (x) h~."""

@@ -76,6 +76,12 @@ class AbstractMatern(Block):
         n = self.order + 1
         return [[-self.rate if j == i else self.rate if j == i + 1 else 0.0 for j in range(n)] for i in range(n)]
 
+    def diffusion(self) -> Rows:
+        """White noise enters the first filter."""
+        p = self.order
+        size = self.sigma * jnp.sqrt(2 * self.rate * (4.0**p / math.comb(2 * p, p)))
+        return [[0.0] for _ in range(p)] + [[size]]
+
     def row(self, output: Any = None) -> list[Any]:
         """The last filter."""
         return [1.0] + [0.0] * self.order

@@ -76,6 +76,10 @@ class SHO(Block):
         """omega [[0, 1], [-1, -1/quality]]."""
         return [[0.0, self.omega], [-self.omega, -self.omega / self.quality]]
 
+    def diffusion(self) -> Rows:
+        """White noise drives the velocity."""
+        return [[0.0], [self.sigma * jnp.sqrt(2 * self.omega / self.quality)]]
+
     def row(self, output: Any = None) -> list[Any]:
         """The position."""
         return [1.0, 0.0]
@@ -125,6 +129,10 @@ class Celerite(Block):
     def drift(self) -> Rows:
         """That of the oscillator."""
         return self._oscillator.drift()
+
+    def diffusion(self) -> Rows:
+        """That of the oscillator."""
+        return self._oscillator.diffusion()
 
     def row(self, output: Any = None) -> list[Any]:
         """Position and velocity."""

@@ -54,6 +54,10 @@ class Constant(Block):
         """None."""
         return [[0.0]]
 
+    def diffusion(self) -> Rows:
+        """None."""
+        return [[]]
+
     def row(self, output: Any = None) -> list[Any]:
         """The number."""
         return [1.0]
@@ -90,6 +94,10 @@ class Cosine(Block):
         """A rotation."""
         omega = 2 * math.pi / self.scale
         return [[0.0, omega], [-omega, 0.0]]
+
+    def diffusion(self) -> Rows:
+        """None."""
+        return [[], []]
 
     def row(self, output: Any = None) -> list[Any]:
         """The process; beside it stands its derivative over the frequency."""

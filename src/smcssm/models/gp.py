@@ -18,7 +18,11 @@ from smcssm.priors.base import HalfNormal, LogNormal, Marginal
 
 
 def GP(
-    kernel: Kernel | Callable[[Theta], Kernel], names: Sequence[str] | None = None, *, name: str | None = None
+    kernel: Kernel | Callable[[Theta], Kernel],
+    names: Sequence[str] | None = None,
+    *,
+    exposure: bool = False,
+    name: str | None = None,
 ) -> Structural:
     """A Gaussian process in time, to be observed with the noise that observations bring, or ``+ Noise()``.
 
@@ -31,15 +35,19 @@ def GP(
     Args:
         kernel: of ``ss.gp``, or a function of the hyperparameters that returns one.
         names: the hyperparameters that a function reads.
+        exposure: whether observations come with exposures, ``engine.step(y, time=t, exposure=e)``: y is then the
+            average of the process over (t - e, t], which takes one state more. Exposures must not overlap. What is
+            added to the process, a ``Level()`` say, is seen as it is at t.
         name: tells two components of this kind apart.
     """
-    return Structural((GaussianProcess(kernel, names, name=name),))
+    return Structural((GaussianProcess(kernel, names, exposure=exposure, name=name),))
 
 
 class GaussianProcess(AbstractComponent):
     """The component; ``GP`` makes a model of it."""
 
     kernel: Any
+    exposure: bool
     name: str | None
     hyperparameters: tuple[str, ...]
     states: tuple[str, ...]
@@ -48,7 +56,12 @@ class GaussianProcess(AbstractComponent):
     continuous_time: ClassVar[bool] = True
 
     def __init__(
-        self, kernel: Kernel | Callable[[Theta], Kernel], names: Sequence[str] | None = None, *, name: str | None = None
+        self,
+        kernel: Kernel | Callable[[Theta], Kernel],
+        names: Sequence[str] | None = None,
+        *,
+        exposure: bool = False,
+        name: str | None = None,
     ) -> None:
         if isinstance(kernel, Kernel):
             if names is not None:
@@ -63,11 +76,16 @@ class GaussianProcess(AbstractComponent):
             raise ModelError(
                 f"GP: expected a kernel of ss.gp or a function that returns one, got {type(kernel).__name__}"
             )
-        self.kernel, self.name = kernel, name
+        self.kernel, self.exposure, self.name = kernel, bool(exposure), name
         self.hyperparameters = found
         n_states, n_outputs = self._examined()
-        self.states = ("gp",) if n_states == 1 else numbered("gp", n_states)
+        self.states = (("gp",) if n_states == 1 else numbered("gp", n_states)) + ("gp_average",) * self.averages
         self.inputs = ("output",) if n_outputs > 1 else ()
+
+    @property
+    def averages(self) -> bool:
+        """If it was made so."""
+        return self.exposure
 
     @property
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
@@ -76,18 +94,26 @@ class GaussianProcess(AbstractComponent):
 
     def initial(self, theta: Theta) -> tuple[Matrix, Matrix]:
         """The stationary law."""
-        L = state.stationary_root(self._at(theta))
+        L = state.stationary_root(self._at(theta), int(self.averages))
         return [0.0] * len(L), L
 
     def transition(self, theta: Theta, obs: Observation) -> tuple[Matrix, Matrix]:
-        """Those of all its blocks."""
-        return state.transition(self._at(theta), obs.dt)
+        """Those of all its blocks, and of the average over an exposure that ends with the step."""
+        kernel = self._at(theta)
+        if not self.averages:
+            return state.transition(kernel, obs.dt)
+        exposure = jnp.zeros_like(obs.dt) if obs.exposure is None else obs.exposure[0]
+        return state.averaging(kernel, obs.dt, exposure, self._output(obs))
 
     def row(self, theta: Theta, obs: Observation) -> Matrix:
         """The sum of its blocks, or the output that ``output`` says."""
-        if self.inputs and obs.inputs is None:
-            raise ModelError('the kernel has several outputs: give inputs={"output": number} at each step')
-        return state.row(self._at(theta), obs.inputs[0] if self.inputs and obs.inputs is not None else None)
+        h = state.row(self._at(theta), self._output(obs))
+        if not self.averages:
+            return h
+        if obs.exposure is None:
+            return [*h, 0.0]
+        on = obs.exposure[0] > 0
+        return [*(jnp.where(on, 0.0, e) for e in h), jnp.where(on, 1.0, 0.0)]
 
     def support(self, theta: Theta) -> Bool[Array, ""] | bool:
         """Where the kernel has such hyperparameters."""
@@ -105,6 +131,11 @@ class GaussianProcess(AbstractComponent):
                     raise ModelError(f"there is no default prior for {leaf!r}, the {field} of a kernel: give one")
                 laws[leaf] = _LAWS[field](scale)
         return laws
+
+    def _output(self, obs: Observation) -> Array | None:
+        if self.inputs and obs.inputs is None:
+            raise ModelError('the kernel has several outputs: give inputs={"output": number} at each step')
+        return obs.inputs[0] if self.inputs and obs.inputs is not None else None
 
     def _at(self, theta: Theta) -> Kernel:
         if isinstance(self.kernel, Kernel):

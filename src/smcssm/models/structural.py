@@ -35,6 +35,11 @@ class AbstractComponent(eqx.Module):
     continuous_time: eqx.AbstractVar[bool]
     """Whether the transition is exact for any dt > 0; otherwise it is one step, whatever dt."""
 
+    @property
+    def averages(self) -> bool:
+        """Whether it is averaged over the exposure of an observation. A hook: others are seen as at its end."""
+        return False
+
     @abc.abstractmethod
     def initial(self, theta: Theta) -> tuple[Matrix, Matrix]:
         """m0 and chol_P0 of the block."""
@@ -101,6 +106,11 @@ class Structural(AbstractLinearGaussian):
         self.names, self.shapes = names, tuple(shape for _, shape in parameters)
         self.state_names, self.input_names = states, inputs
         self.continuous_time = all(c.continuous_time for c in self.components)
+
+    @property
+    def averages(self) -> bool:
+        """Whether a component is averaged over exposures."""
+        return any(c.averages for c in self.components)
 
     @property
     def deviations(self) -> tuple[str, ...]:
