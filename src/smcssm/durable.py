@@ -79,15 +79,17 @@ def keeper(engine: Engine, journal: str | os.PathLike[str] | Journal | None) -> 
         return None
     state, smc = engine._runtime.state, engine._runtime.smc
     prior = persist.at_centre(smc, state.population)
-    history.note(options=persist.options(engine), prior=prior, zone=None, warm=False)
-    return Keeper(journal if isinstance(journal, Journal) else Journal(journal), history.path, 0)
+    journal = journal if isinstance(journal, Journal) else Journal(journal)
+    history.note(options=persist.options(engine), prior=prior, zone=None, warm=False, note=journal.note)
+    return Keeper(journal, history.path, 0)
 
 
 def resume(
     kind: type, journal: Journal, model: Any, prior: Any, given: Mapping[str, Any]
 ) -> tuple[Engine, History, dict[str, Any], list[str]]:
-    """The engine of a journal where its newest good checkpoint has it, the whole history, the header, and what was
-    passed over.
+    """The engine of a journal where its newest good checkpoint has it.
+
+    Returns also the whole history, the header, and which checkpoints were passed over.
     """
     header, disk = reopened(journal)
     try:
@@ -156,5 +158,6 @@ def open_journal(
         )
     at = engine.t
     take_again(engine, history, header["zone"])
+    assert history.path is not None
     engine._keeper = Keeper(journal, history.path, at)
     return engine

@@ -531,7 +531,8 @@ class Engine:
     ) -> Engine:
         """Resume a journal, whatever ended the engine that wrote it: bit for bit as if it had never been interrupted.
 
-        It starts from the newest good checkpoint, and the rows after that are taken once more. ``engine.t`` says how many observations are in it: a source is read on from that one.
+        It starts from the newest good checkpoint, and the rows after that are taken once more. ``engine.t`` says how
+        many observations are in it: a source is read on from that one.
 
         Args:
             path: the folder, or an ``smcssm.journal.Journal``.

@@ -193,13 +193,14 @@ def restore(engine: Engine, found: Contents, history: History | None = None) -> 
         check_state(runtime.smc, fresh, state)
         check_prior(words["prior"], at_centre(runtime.smc, state.population))
         before = runtime.history
-        if history is None:
-            history = before.blank()
-            history.restore(trees["rows"] or {})
-        if len(history) != state.length:
-            raise CheckpointError(f"it counts {state.length} rows, and there are {len(history)}")
+        rows = history
+        if rows is None:
+            rows = before.blank()
+            rows.restore(trees["rows"] or {})
+        if len(rows) != state.length:
+            raise CheckpointError(f"it counts {state.length} rows, and there are {len(rows)}")
         try:
-            runtime.state, runtime.history = state, history
+            runtime.state, runtime.history = state, rows
             check_foretold(runtime.smc, trees["foretold"], runtime.foretold())
         except BaseException:
             runtime.state, runtime.history = fresh, before
