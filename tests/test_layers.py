@@ -10,7 +10,7 @@ import pytest
 
 LAYERS = [
     "core linalg errors files forks",
-    "gaussian resampling relabelling timeline history records journal",
+    "gaussian resampling relabelling timeline history records journal replayed",
     "kalman priors.base",
     "models filters priors gp",
     "smc2 moves schedules",

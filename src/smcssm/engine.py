@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smcssm import assemble, clock, persist, readout
+from smcssm import assemble, clock, durable, persist, readout
+from smcssm.clock import Clock, Elapsed
 from smcssm.core import (
     AbstractFilter,
     AbstractKernel,
@@ -117,6 +118,7 @@ class Engine:
         self._runtime = Runtime(smc, runs, n_particles, seed, history)
         self._ring = None if record is None else Ring(record)
         self._told: set[str] = set()
+        self._keeper = durable.keeper(self, journal)
         assemble.warn_of_signs(self.snapshot())
 
     @classmethod
@@ -217,6 +219,8 @@ class Engine:
         runtime.adopt(z, block, now, layout, passed.stamps)
         if engine._ring is not None:
             engine._ring = Ring(engine._ring.capacity, unseen=engine.t)
+        if engine._keeper is not None:
+            engine.checkpoint()  # the journal has the observations, but not the draws
         return engine
 
     def __repr__(self) -> str:
@@ -253,9 +257,19 @@ class Engine:
         return readout.log_evidence_sd(self.snapshot())
 
     def step(
-        self, y: Any, *, time: Any = None, inputs: Any = None, noise_sd: Any = None, exposure: Any = None
+        self,
+        y: Any,
+        *,
+        time: Any = None,
+        inputs: Any = None,
+        noise_sd: Any = None,
+        exposure: Any = None,
+        sequence: int | None = None,
     ) -> StepInfo:
         """Take one observation: a number, one value per channel, or a mapping by channel name; NaN is missing.
+
+        ``sequence`` is its number, counted from 0: one below ``engine.t`` was taken before and is dropped, status
+        ``DROPPED``, so that a source may repeat itself; one above it raises ``InputError``.
 
         Raises:
             InputError, ImpossibleObservationError: the engine is unchanged.
@@ -264,7 +278,7 @@ class Engine:
         rows = {"inputs": one(inputs, nv, "inputs"), "noise_sd": one(noise_sd, ny, "noise_sd")}
         time = None if time is None else np.atleast_1d(np.asarray(time))
         exposure = one(exposure, ny, "exposure")
-        return self._take(one(y, ny, "y"), time=time, exposure=exposure, **rows)[0]
+        return self._take(one(y, ny, "y"), time=time, exposure=exposure, sequence=sequence, **rows)[0]
 
     def update(
         self,
@@ -274,14 +288,17 @@ class Engine:
         inputs: Any = None,
         noise_sd: Any = None,
         exposure: Any = None,
+        sequence: int | None = None,
         progress: bool | None = None,
     ) -> StepInfos:
         """Take a block of observations, all or none: bit for bit what stepping through them gives.
 
         ``ys`` is an array (time first), or a pandas, polars, arrow or xarray object whose columns are matched to
-        channels and inputs by name. ``progress`` shows a bar; by default for long blocks on a terminal.
+        channels and inputs by name. ``sequence`` is the number of the first, as in ``step``. ``progress`` shows a bar;
+        by default for long blocks on a terminal.
         """
-        return self._take(ys, time=time, inputs=inputs, noise_sd=noise_sd, exposure=exposure, progress=progress)
+        fields = dict(inputs=inputs, noise_sd=noise_sd, exposure=exposure, sequence=sequence)
+        return self._take(ys, time=time, progress=progress, **fields)
 
     def stream(self, observations: Iterable[Any]) -> Iterator[StepInfo]:
         """Step through an iterable as it comes: of numbers, or of mappings that name channels and inputs."""
@@ -297,8 +314,15 @@ class Engine:
             if len(block.dt) == 0:
                 return StepInfos.empty(ny).spread(passed.kept, state.clock.taken)
             bar = assemble.progress_bar(len(block.dt), progress)
-            infos = runtime.assimilate(block, now, layout, passed, bar, partial(self._report, block, state.clock.taken))
+            infos = self._assimilate(block, now, layout, passed, bar)
+            if self._keeper is not None:
+                self._keeper.after(self)
             return infos.spread(passed.kept, state.clock.taken)
+
+    def _assimilate(self, block: Observation, now: Clock, layout: Any, passed: Elapsed, bar: Any = None) -> StepInfos:
+        report = partial(self._report, block, self.t)
+        bar = assemble.progress_bar(len(block.dt), False) if bar is None else bar
+        return self._runtime.assimilate(block, now, layout, passed, bar, report)
 
     def _report(self, block: Observation, t: int, rows: Rows) -> StepInfos:
         """What a call tells, and its place in the record; before the call is committed."""
@@ -316,7 +340,7 @@ class Engine:
         mean, sd, pit = (a.reshape(y.shape) for a in (infos.predictive_mean, infos.predictive_sd, infos.pit))
         return {
             "scores": running(y, mean, sd, pit, last.get("scores")),
-            "log_score": last.get("log_score", np.zeros(1)) + np.cumsum(infos.log_predictive),
+            "log_score": np.cumsum([*last.get("log_score", np.zeros(1)), *infos.log_predictive])[1:],
             "scored": last.get("scored", np.zeros(1, int)) + np.cumsum(~np.isnan(y).all(axis=1)),
         }
 
@@ -475,6 +499,7 @@ class Engine:
         """An engine in any state."""
         new = object.__new__(cls)
         new._runtime, new._timing, new._ring, new._seed, new._told = runtime, timing, ring, seed, set(told)
+        new._keeper = None
         return new
 
     def save(self, path: str | os.PathLike[str], *, hmac_key: bytes | None = None) -> None:
@@ -512,6 +537,38 @@ class Engine:
             CheckpointError: the file is not whole, was altered, or is of another engine; the text says what differs.
         """
         return persist.load(cls, Path(path), model, prior, hmac_key, options)
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str] | Journal, model: AbstractModel, prior: Any = None, **options: Any
+    ) -> Engine:
+        """Resume a journal, whatever ended the engine that wrote it: bit for bit as if it had never been interrupted.
+
+        It starts from the newest good checkpoint, and the rows after that are taken once more. ``engine.t`` says how
+        many observations are in it: a source is read on from that one.
+
+        Args:
+            path: the folder, or an ``smcssm.journal.Journal``.
+            model: the same one.
+            prior: the same one.
+            **options: of the engine. They are in the journal; those that are given have to be the same.
+
+        Raises:
+            JournalError, CheckpointError: there is no journal, it was altered, is of another engine, or another engine
+                is writing to it.
+        """
+        return durable.open_journal(cls, path, model, prior, options)
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint into the journal's folder now, and wait for it. A stream writes them by itself.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        if self._keeper is None:
+            raise ModelError("checkpoint: this engine has no journal, engine.save(path) writes a file")
+        with self._runtime.lock:
+            self._keeper.now(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
         return self.copy()

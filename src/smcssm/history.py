@@ -224,10 +224,14 @@ class History:
     def commit(self, length: int, **words: Any) -> None:
         """The first ``length`` rows are there to stay. After an exception ``truncate`` to what was there before.
 
-        Words are for those who find a journal, and count with the first commit only.
+        Words are for ``note``.
         """
         self._store.note(**words)
         self._store.commit(length)
+
+    def note(self, **words: Any) -> None:
+        """What is to be told of the rows to those who find a journal; once the first is committed it is too late."""
+        self._store.note(**words)
 
     def sync(self) -> None:
         """Wait until what is committed is safe."""

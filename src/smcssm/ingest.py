@@ -14,6 +14,7 @@ import numpy as np
 from smcssm.clock import Clock, Elapsed, Timing, elapsed, fitting
 from smcssm.core import AbstractModel, Observation
 from smcssm.errors import InputError
+from smcssm.late import Drop
 
 
 class Layout(NamedTuple):
@@ -36,8 +37,12 @@ def to_block(  # noqa: PLR0913
     noise_sd: Any = None,
     exposure: Any = None,
     timing: Timing | None = None,
+    sequence: int | None = None,
 ) -> tuple[Observation, Clock, Layout | None, Elapsed]:
-    """A block ``[t, ..., s]`` of the same observations for each of ``n_series`` populations: those that are kept."""
+    """A block ``[t, ..., s]`` of the same observations for each of ``n_series`` populations: those that are kept.
+
+    ``sequence`` is the number of the first one, counted from 0: those that were taken before are not kept.
+    """
     if ys is None:
         raise InputError("y is None: a missing value is NaN")
     _check_averages(model, exposure)
@@ -58,12 +63,31 @@ def to_block(  # noqa: PLR0913
         )
     sd = None if noise_sd is None else _positive("noise_sd", noise_sd, model.channel_names, n)
     length = None if exposure is None else _positive("exposure", exposure, model.channel_names, n)
-    passed, clock = elapsed(timing or Timing(model.continuous_time), clock, time, n)
+    again = _taken_before(clock, timing, sequence, n)
+    time = time if again == 0 or time is None else getattr(time, "iloc", time)[again:]
+    passed, clock = elapsed(timing or Timing(model.continuous_time), clock, time, n - again)
+    passed = passed._replace(kept=np.append(np.zeros(again, bool), passed.kept))
     v, sd, length = (None if a is None else a[passed.kept] for a in (v, sd, length))
     if length is not None:
         passed = _begun(passed, length, first=clock.taken == len(length))
     block = _record(n_series, dtype, y[passed.kept], passed.dt, clock.taken, v, sd, length)
     return block, clock, (layout or given) if n else layout, passed
+
+
+def _taken_before(clock: Clock, timing: Timing | None, sequence: int | None, n: int) -> int:
+    """How many of n rows, whose first has this number, were taken before."""
+    if sequence is None:
+        return 0
+    if not isinstance(sequence, (int, np.integer)) or isinstance(sequence, bool) or sequence < 0:
+        raise InputError(f"sequence={sequence!r}: expected the number of the observation, counted from 0")
+    if timing is not None and isinstance(timing.late, Drop):
+        raise InputError("sequence= counts observations that were taken, and late=Drop() does not take all of them")
+    if sequence > clock.taken:
+        raise InputError(
+            f"sequence={sequence}: the engine has taken {clock.taken}, so number {clock.taken} is next: "
+            f"{sequence - clock.taken} are missing in between"
+        )
+    return min(n, clock.taken - int(sequence))
 
 
 def _record(

@@ -51,6 +51,7 @@ class Journal:
         checkpoint_rows: likewise, when there were so many rows since; None for however many.
         keep: how many checkpoints are kept.
         hmac_key: signs checkpoints, so that nobody without it can forge one.
+        note: what else is to be found again in the header, under ``"note"``: anything that JSON can hold.
     """
 
     path: str | os.PathLike[str]
@@ -59,6 +60,7 @@ class Journal:
     checkpoint_rows: int | None = None
     keep: int = 3
     hmac_key: bytes | None = field(default=None, repr=False)
+    note: Any = None
 
     def __post_init__(self) -> None:
         for name in ("fsync", "checkpoint_every"):
@@ -97,6 +99,12 @@ def create(journal: Journal, about: dict[str, Any]) -> History:
     lock = Lock(path)
     sweep(path)
     return History(Disk(path, about, journal.fsync, lock))
+
+
+def header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What a journal says of itself; None where there is none yet."""
+    path = Path(path).resolve()
+    return _read_header(path)[0] if (path / HEADER).exists() else None
 
 
 def _left_behind(file: Path) -> bool:

@@ -7,11 +7,11 @@ whether later numbers are equal to the last bit; where they differ there is a wa
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ import numpy as np
 from smcssm import assemble, container, filters, late, schedules
 from smcssm.clock import Clock
 from smcssm.container import Contents
+from smcssm.core import AbstractFilter
 from smcssm.errors import CheckpointError, SmcssmWarning
 from smcssm.history import History
 from smcssm.ingest import Layout
@@ -64,7 +65,7 @@ def options(engine: Engine) -> dict[str, Words]:
     """The options of an engine in words; what is no number, text or part of this package by its ``repr``."""
     smc, runtime, timing = engine._runtime.smc, engine._runtime, engine._timing
     parts = {
-        "filter": replace(smc.filter, model=None),
+        "filter": _without_model(smc.filter),
         "move": smc.kernel,
         "schedule": smc.schedule,
         "late": timing.late,
@@ -82,6 +83,13 @@ def options(engine: Engine) -> dict[str, Words]:
     }
 
 
+def _without_model(filter: AbstractFilter) -> AbstractFilter:
+    """The model is told of elsewhere; ``assemble.bound`` gives it back."""
+    new = copy.copy(filter)
+    object.__setattr__(new, "model", None)
+    return new
+
+
 def _date(stamp: Any) -> Words:
     return {"ns": int(stamp.astype(np.int64))} if isinstance(stamp, np.datetime64) else stamp
 
@@ -96,7 +104,10 @@ def _part(part: Any) -> Words:
 
 
 def arguments(told: Mapping[str, Words], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for an engine with the options that were told; those given go first."""
+    """Arguments for an engine with the options that were told; those given have to be the same."""
+    wrong = [n for n, v in given.items() if isinstance(v, (int, float, str)) and n in told and told[n] != v]
+    if wrong:
+        raise CheckpointError(f"{'; '.join(f'{n}={given[n]!r}, and it was {told[n]!r}' for n in wrong)}")
     found = {n: v for n, v in told.items() if n not in (*OBJECTS, "time_unit", "origin", "zone")}
     for name in OBJECTS:
         if name not in given:
@@ -151,6 +162,7 @@ def freeze(engine: Engine) -> Frozen:
         record = {"unseen": ring.unseen, "columns": ring.columns(state.clock.taken)}
     words = {
         "t": state.clock.taken,
+        "length": state.length,
         "options": options(engine),
         "about": assemble.about(smc, runtime.n_series),
         "built": built_with(),
@@ -181,13 +193,14 @@ def restore(engine: Engine, found: Contents, history: History | None = None) -> 
         check_state(runtime.smc, fresh, state)
         check_prior(words["prior"], at_centre(runtime.smc, state.population))
         before = runtime.history
-        if history is None:
-            history = before.blank()
-            history.restore(trees["rows"] or {})
-        if len(history) != state.length:
-            raise CheckpointError(f"it counts {state.length} rows, and there are {len(history)}")
+        rows = history
+        if rows is None:
+            rows = before.blank()
+            rows.restore(trees["rows"] or {})
+        if len(rows) != state.length:
+            raise CheckpointError(f"it counts {state.length} rows, and there are {len(rows)}")
         try:
-            runtime.state, runtime.history = state, history
+            runtime.state, runtime.history = state, rows
             check_foretold(runtime.smc, trees["foretold"], runtime.foretold())
         except BaseException:
             runtime.state, runtime.history = fresh, before

@@ -23,6 +23,7 @@ Words = Any
 Classes = Mapping[str, type]
 
 DEVICE, HOST, SCALAR = "device", "host", "scalar"
+_MOMENTS: dict[str, Any] = {"M": np.datetime64, "m": np.timedelta64}
 _OFFSETS = {"DateOffset": "months", "MonthEnd": "n", "BMonthBegin": "n", "BMonthEnd": "n", "BusinessDay": "n"}
 
 
@@ -34,9 +35,7 @@ def described(tree: Any, arrays: dict[str, np.ndarray], path: str) -> Words:
     """
     if tree is None or type(tree) in (bool, int, str):
         return tree
-    if type(tree) is float:
-        return {"float": tree.hex()}
-    if isinstance(tree, (jax.Array, np.ndarray, np.generic)):
+    if _is_array(tree):
         return {"array": _put(arrays, path, tree), "in": _place(tree)}
     if isinstance(tree, dict):
         return {"dict": [[k, described(v, arrays, f"{path}.{_plain(k)}")] for k, v in tree.items()]}
@@ -47,6 +46,10 @@ def described(tree: Any, arrays: dict[str, np.ndarray], path: str) -> Words:
 
 def _described_object(tree: Any, arrays: dict[str, np.ndarray], path: str) -> Words:
     kind = type(tree).__name__
+    if kind == "float":
+        return {"float": tree.hex()}
+    if kind in ("datetime64", "timedelta64"):
+        return {"moment": int(tree.astype(f"{tree.dtype.kind}8[ns]").astype(np.int64)), "kind": tree.dtype.kind}
     if (count := _OFFSETS.get(kind)) is not None:
         return {"offset": kind, "n": int(tree.kwds[count] if count == "months" else tree.n)}
     fields = _fields(type(tree))
@@ -86,6 +89,11 @@ def classes_of(*trees: Any) -> dict[str, type]:
 def named(classes: Iterable[type]) -> dict[str, type]:
     """Classes by name."""
     return {c.__name__: c for c in classes}
+
+
+def _is_array(tree: Any) -> bool:
+    """Moments have words of their own."""
+    return isinstance(tree, (jax.Array, np.ndarray, np.number, np.bool_)) and not isinstance(tree, np.timedelta64)
 
 
 def _put(arrays: dict[str, np.ndarray], path: str, array: Any) -> str:
@@ -154,4 +162,5 @@ _KINDS: dict[str, Any] = {
     "list": lambda words, arrays, classes: [rebuilt(w, arrays, classes) for w in words["list"]],
     "dict": lambda words, arrays, classes: {k: rebuilt(w, arrays, classes) for k, w in words["dict"]},
     "offset": _offset,
+    "moment": lambda words, arrays, classes: _MOMENTS[words["kind"]](words["moment"], "ns"),
 }

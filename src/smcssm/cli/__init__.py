@@ -1,4 +1,4 @@
-"""The command line: ``smcssm demo``, ``smcssm stream``, ``smcssm models``.
+"""The command line: ``smcssm demo``, ``smcssm stream``, ``smcssm models``, ``smcssm inspect``.
 
 Only typer is imported here; everything else when a command runs.
 """
@@ -92,6 +92,14 @@ def stream(  # noqa: PLR0913
     live: Annotated[
         bool, typer.Option("--live", help="Show the posterior as a table that keeps up with the stream, on stderr.")
     ] = False,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="A folder that keeps every observation and checkpoints. The same command on the same stream, read "
+            "from its start, then resumes where it was, whatever ended it; SIGTERM and SIGINT lose nothing.",
+        ),
+    ] = None,
 ) -> None:
     """Feed a CSV or JSON-lines stream to an engine: one JSON line out per observation, as soon as it is in.
 
@@ -106,12 +114,28 @@ def stream(  # noqa: PLR0913
     from smcssm.errors import SmcssmError
 
     columns = Columns(tuple(column), time)
-    settings = Settings(model, columns, on_error, scale, initial_mean, initial_sd, particles, seed, schedule, live)
+    settings = Settings(
+        model, columns, on_error, scale, initial_mean, initial_sd, particles, seed, schedule, live, journal
+    )
     try:
         code = Session(settings).run(file, format)
     except (SmcssmError, OSError) as error:
         raise _failed(str(error), 2) from None
     raise typer.Exit(code)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint, or the folder of a journal.")],
+    key: Annotated[
+        Path | None, typer.Option("--key", help="File that holds the key of signed checkpoints.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Say what a checkpoint or journal holds and whether it is sound; exit 1 if it is not."""
+    from smcssm.cli.inspect import Report
+
+    report = Report(None if key is None else key.read_bytes())
+    raise typer.Exit(report.of(path))
 
 
 def _failed(message: str, code: int) -> typer.Exit:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -18,12 +19,20 @@ from rich.console import Console, Group
 
 from smcssm.cli import catalogue, tables
 from smcssm.cli.clock import Grid
+from smcssm.cli.resume import Folder, Start, Terminated, same, termination
 from smcssm.cli.rows import Columns, Row, count, format_of, rows
-from smcssm.core import AbstractModel
+from smcssm.core import AbstractModel, AbstractPrior
 from smcssm.engine import Engine
-from smcssm.errors import ModelError, SmcssmError
+from smcssm.errors import (
+    CheckpointError,
+    ImpossibleObservationError,
+    InputError,
+    JournalError,
+    ModelError,
+    SmcssmError,
+)
 from smcssm.grid import told, written
-from smcssm.record import StepInfo
+from smcssm.record import StepInfo, StepInfos
 from smcssm.schedules import Immediate, Jitter, Paced
 
 if TYPE_CHECKING:
@@ -46,6 +55,7 @@ class Settings(NamedTuple):
     seed: int = 0
     schedule: str = "immediate"
     live: bool = False
+    journal: Path | None = None
 
 
 class Rejected(Exception):
@@ -67,6 +77,8 @@ class Session:
         self.log_evidence, self.missing, self.rejected, self.moves = 0.0, 0, 0, 0
         self.lines, self.lost = 0, 0
         self.board = self._board() if settings.live else None
+        self.fed, self.resumed_at = 0, 0
+        self.folder = None if settings.journal is None else Folder(settings.journal, _fixed(settings))
         _check(settings, blank)
 
     def _board(self) -> Board:
@@ -81,24 +93,27 @@ class Session:
         """Read to the end, to an interrupt, or until nobody reads what is written; the exit code."""
         start, code = time.perf_counter(), 0
         try:
-            with _opened(path) as lines:
+            with termination(), _opened(path) as lines:
                 first = next(lines, b"")
                 found = rows(itertools.chain([first], lines), format_of(path, kind, first), self.columns)
                 with self.board or contextlib.nullcontext():
                     for row in self._begin(self._accepted(found)):
                         self._take(row)
                     self._stop_where_most_are_lost()
+                    self._check_end()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has no reader either
             return 0
-        except KeyboardInterrupt:
-            code = 130
+        except (KeyboardInterrupt, Terminated) as signal:
+            code = 130 if isinstance(signal, KeyboardInterrupt) else 143
         except Rejected as reason:
             code = 1
             self.err.print(f"stopped: {reason}", markup=False)
         if self.engine is None or self.engine.t == 0:
             self.err.print("no observation was taken")
             return code or 1
+        if self.folder is not None:
+            self.engine.checkpoint()
         self.err.print(summary(self, time.perf_counter() - start))
         return code
 
@@ -115,6 +130,10 @@ class Session:
 
     def _begin(self, found: Iterator[Row]) -> Iterator[Row]:
         """Hold back as many rows as prior and grid need, build the engine, let them go."""
+        if self.folder is not None and self.folder.told is not None:
+            self._resume(self.folder)
+            yield from found
+            return
         want, held, stop = self.settings, [], None
         enough = HELD_BACK if want.scale is None else int(want.initial_mean is None)
         values: list[tuple[float, ...]] = []
@@ -158,12 +177,49 @@ class Session:
             raise ModelError("no value to start from: give --initial-mean")
         means = np.median(values, axis=0) if want.initial_mean is None else [want.initial_mean] * values.shape[1]
         sd = scale if want.initial_sd is None else want.initial_sd
-        model = self.build(catalogue.Start(tuple(map(float, means)), sd))
-        prior, when = model.default_prior(scale), SCHEDULES[want.schedule]()
-        engine = Engine(model, prior, n_particles=want.particles, schedule=when, seed=want.seed, record=None)
+        start = Start(float(scale), tuple(map(float, means)), float(sd))
+        options: dict[str, Any] = dict(schedule=SCHEDULES[want.schedule](), record=None)
+        if self.folder is not None:
+            options |= dict(journal=self.folder.new(start, self.grid.step), record=1)
+        engine = Engine(*self._model(start), n_particles=want.particles, seed=want.seed, **options)
         with contextlib.nullcontext() if self.board else self.err.status("compiling"):  # seen on a terminal only
             engine.warmup()
         return engine
+
+    def _model(self, start: Start) -> tuple[AbstractModel, AbstractPrior]:
+        model = self.build(catalogue.Start(start.means, start.sd))
+        return model, model.default_prior(start.scale)
+
+    def _resume(self, folder: Folder) -> None:
+        """The engine where the last run left it; rows that it has taken already are passed over."""
+        start, self.grid.step = folder.start()
+        self.engine = Engine.open(folder.path, *self._model(start))
+        self.resumed_at = self.engine.t
+        self.err.print(f"resumed after {count(self.engine.t, 'observation')} from {folder.path}", markup=False)
+
+    def _pass_over(self, row: Row) -> None:
+        """A row that was taken by an earlier run; of the last one the line may not have been written: once more."""
+        self.fed += 1
+        self.grid.accept(row.time)
+        self.missing += all(map(math.isnan, row.values))
+        if self.fed < self.resumed_at:
+            return
+        assert self.engine is not None
+        last = self.engine.snapshot().record or {}
+        if not same(row.values, last["y"][-1]):
+            raise ModelError(
+                f"line {row.line} is not observation {self.fed} of the journal, {last['y'][-1].tolist()}: is this the "
+                "stream that it was written with, from its start?"
+            )
+        self.log_evidence = float(last["log_score"][-1])
+        self._write(row, StepInfos(**{f.name: last[f.name] for f in fields(StepInfos)})[-1])
+
+    def _check_end(self) -> None:
+        if self.fed < self.resumed_at:
+            raise ModelError(
+                f"the stream ended after {count(self.fed, 'observation')}, the journal has {self.resumed_at}: is this "
+                "the stream that it was written with, from its start?"
+            )
 
     def _take(self, row: Row) -> None:
         """One row, after the missing values for the steps that were left out before it."""
@@ -173,21 +229,42 @@ class Session:
                 self._note(row.line, f"{count(len(filled), 'step')} before {row.stamp} left out: taken as missing")
             for moment in filled:
                 self._step(Row(None, (math.nan,) * len(row.values), row.inputs, moment, written(moment)))
-            self._step(row)
+            self._step_or_refuse(row)
+        except (JournalError, CheckpointError):
+            raise
         except SmcssmError as error:
             self._reject(row.line, str(error).partition(". The engine is unchanged")[0])  # the rest is for Python
             if self._as_missing():
                 self._step(row._replace(values=(math.nan,) * len(row.values)))
 
+    def _step_or_refuse(self, row: Row) -> None:
+        """What the engine refuses, a later run has to know of, for the engine will not tell again."""
+        if self.folder is None:
+            return self._step(row)
+        if row.line in self.folder.refused:
+            raise InputError("refused, as in an earlier run")
+        try:
+            self._step(row)
+        except (InputError, ImpossibleObservationError):
+            assert self.engine is not None
+            self.folder.refuse(row.line, self.engine)
+            raise
+
     def _step(self, row: Row) -> None:
+        if self.fed < self.resumed_at:
+            return self._pass_over(row)
         assert self.engine is not None
         y = row.values[0] if len(row.values) == 1 else list(row.values)
         time = row.time if self.grid.free(row.time) else None  # on the grid one step is one observation
         info = self.engine.step(y, time=time, inputs=list(row.inputs) or None)
+        self.fed += 1
         self.grid.accept(row.time)
         self.log_evidence += info.log_predictive
         self.missing += all(map(math.isnan, row.values))
         self.moves += info.moved
+        self._write(row, info)
+
+    def _write(self, row: Row, info: StepInfo) -> None:
         self.out.write(json.dumps(report(row, info, self.log_evidence), allow_nan=False) + "\n")
         self.out.flush()
         if self.board is not None:
@@ -214,14 +291,22 @@ class Session:
         self.err.print(f"line {line}: {text}", markup=False)
 
 
+def _fixed(settings: Settings) -> dict[str, Any]:
+    """What has to be the same in every run of a stream, as JSON has it."""
+    names = ("model", "on_error", "scale", "initial_mean", "initial_sd", "particles", "seed", "schedule")
+    columns = {"column": list(settings.columns.channels), "time": settings.columns.time}
+    return {name: getattr(settings, name) for name in names} | columns
+
+
 def summary(session: Session, seconds: float) -> Group:
     """The end of a stream."""
     engine = session.engine
     assert engine is not None
     table = tables.posterior(engine, f"after {count(engine.t, 'observation')}", {"next observation": 1})
+    since = " since it was resumed" if session.resumed_at else ""
     text = (
         f"{count(engine.t, 'observation')} ({session.missing} missing), {count(session.rejected, 'line')} rejected, "
-        f"{count(session.moves, 'move')}, log evidence {session.log_evidence:.2f}, {seconds:.1f} s"
+        f"{count(session.moves, 'move')}{since}, log evidence {session.log_evidence:.2f}, {seconds:.1f} s"
     )
     return Group(table, text)
 
