@@ -267,8 +267,8 @@ class Session:
     def _write(self, row: Row, info: StepInfo) -> None:
         self.out.write(json.dumps(report(row, info, self.log_evidence), allow_nan=False) + "\n")
         self.out.flush()
-        if self.board is not None:
-            self.board.update(self.engine, info, y, row.stamp, self.log_evidence)
+        if self.board is not None and self.engine is not None:
+            self.board.update(self.engine, info, row.values, row.stamp, self.log_evidence)
 
     def _as_missing(self) -> bool:
         """With a column of times the next row shows what was left out."""
