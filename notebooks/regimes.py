@@ -129,7 +129,8 @@ ss.compare(engines)
 _ = plots.model_probabilities(engines)
 
 # %%
-pd.concat({name: engine.scores().loc["y"] for name, engine in engines.items()}, axis=1).T
+scores = pd.concat({name: engine.scores().loc["y"] for name, engine in engines.items()}, axis=1).T
+scores[["n", "log_score", "coverage_50", "coverage_90", "calibration"]]
 
 # %% [markdown]
 # ## Key takeaways
