@@ -83,6 +83,19 @@ def statsmodels_rate(y: np.ndarray, sample: int) -> float:
     return (len(y) - 1) * sample / seconds
 
 
+def rows(quick: bool) -> list[dict[str, Any]]:
+    series, length, sample, n = (200, 15, 2, 128) if quick else (1000, 40, 3, 128)
+    y = streams(length, series)
+    loop, out = statsmodels_rate(y, sample), []
+    for name in list(MOVES)[: 2 if quick else None]:
+        fleet, engines = (f(y, n, MOVES[name], *more) for f, more in ((fleet_rate, ()), (engine_rate, (sample,))))
+        same = {"what": f"{series} series of {n} particles, {name}", "unit": "series-steps per second"}
+        same |= {"ours": fleet["per second"], "more_is_better": True}
+        out.append(same | {"rival": "a loop over our engines", "theirs": engines["per second"]})
+        out.append(same | {"rival": "a loop over statsmodels' append, no posterior", "theirs": loop})
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", type=int, default=1000)

@@ -101,7 +101,7 @@ def rows(quick: bool) -> list[dict[str, Any]]:
                 row = {"what": what, "unit": "GB/s", "ours": found["bytes"] / found["seconds"] / 1e9}
                 row |= {"rival": "copy", "theirs": copy / 1e9, "more_is_better": True, "first": found["first"]}
                 out.append(row)
-    for t, n in [(1000, 16)] if quick else [(10_000, 1), (10_000, 64), (100_000, 1)]:
+    for t, n in [] if quick else [(10_000, 1), (10_000, 64), (100_000, 1)]:  # blocks take a CPU minutes to compile
         found = {way: history.one(f"ours {way}", t, n, 5) for way in ("sequential", "parallel")}
         error = abs(found["parallel"]["log_lik"] / found["sequential"]["log_lik"] - 1)
         row = {"what": f"history in blocks, t = {t}, {n} particles, nx = 4", "unit": "ms", "rival": "row by row"}

@@ -9,6 +9,7 @@ where river is installed. Prints a table; ``--json FILE`` keeps it.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,41 @@ def one(y: np.ndarray, engine: ss.Engine, forgetful: ss.Engine, run_length: int)
     return times | {"Change": [a.t for a in Change(run_length).update(infos, others)]}
 
 
+def study(series: int, length: int, run_length: int, particles: int) -> list[dict[str, Any]]:
+    """A row for each fault and watcher."""
+    options = dict(n_particles=particles, record=None, impossible="missing", seed=0)
+    engine = ss.Engine(MODEL, PRIOR, **options)
+    forgetful = ss.Engine(MODEL, PRIOR, forgetting=0.98, schedule=ss.Immediate(tempering=False), **options)
+    rng, half, table = np.random.default_rng(0), length // 2, []
+    for fault in FAULTS:
+        found = [one(simulate(rng, length, fault), engine, forgetful, run_length) for _ in range(series)]
+        for name in found[0]:
+            if fault == "none":
+                alarms = sum(len(f[name]) for f in found)
+                table.append({"fault": fault, "watcher": name, "false": alarms, "of": series * length})
+                print(f"{name}: {alarms} false alarms in {series * length:,} observations", flush=True)
+                continue
+            first = [min((t for t in f[name] if t > half), default=None) for f in found]
+            delays = [t - half for t in first if t is not None]
+            row = {"fault": fault, "watcher": name, "noticed": len(delays) / len(found)}
+            delay = float(np.median(delays)) if delays else None
+            table.append(row | {"median_delay": delay})
+            print(f"{fault}: {name}: noticed {row['noticed']:.0%}, median delay {delay}", flush=True)
+    return table
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    out = []
+    for r in study(*((8, 200, 100, 128) if quick else (40, 500, 250, 200))):
+        what = f"{r['watcher']}, fault: {r['fault']}"
+        if r["fault"] == "none":
+            out.append({"what": what, "unit": "false alarms per 1000", "ours": 1000 * r["false"] / r["of"]})
+            continue
+        delay = "" if r["median_delay"] is None else f", median delay {r['median_delay']:.0f} observations"
+        out.append({"what": what + delay, "unit": "share of series in which it is noticed", "ours": r["noticed"]})
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--series", type=int, default=40)
@@ -66,24 +102,7 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=200)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    options = dict(n_particles=args.particles, record=None, impossible="missing", seed=0)
-    engine = ss.Engine(MODEL, PRIOR, **options)
-    forgetful = ss.Engine(MODEL, PRIOR, forgetting=0.98, schedule=ss.Immediate(tempering=False), **options)
-    rng, half, table = np.random.default_rng(0), args.length // 2, []
-    for fault in FAULTS:
-        found = [one(simulate(rng, args.length, fault), engine, forgetful, args.run_length) for _ in range(args.series)]
-        for name in found[0]:
-            if fault == "none":
-                alarms = sum(len(f[name]) for f in found)
-                table.append({"fault": fault, "watcher": name, "false": alarms, "of": args.series * args.length})
-                print(f"{name}: {alarms} false alarms in {args.series * args.length:,} observations", flush=True)
-                continue
-            first = [min((t for t in f[name] if t > half), default=None) for f in found]
-            delays = [t - half for t in first if t is not None]
-            row = {"fault": fault, "watcher": name, "noticed": len(delays) / len(found)}
-            delay = float(np.median(delays)) if delays else None
-            table.append(row | {"median_delay": delay})
-            print(f"{fault}: {name}: noticed {row['noticed']:.0%}, median delay {delay}", flush=True)
+    table = study(args.series, args.length, args.run_length, args.particles)
     if args.json:
         args.json.write_text(json.dumps(table, indent=1))
 

@@ -108,7 +108,7 @@ MUTATIONS = (
         "history.py",
         "for first in range(start, end, size):",
         "for first in range(start + size * (end - start > size), end, size):",
-        "tests/test_schedules.py::test_particles_carry_what_a_replay_gives_while_bridging_too",
+        "tests/test_moves.py::test_a_view_doubles",
     ),
 )
 
