@@ -151,11 +151,10 @@ def test_averages_and_their_noise_equal_quadrature(name):
     steps = np.r_[1e-9, 1e-3, 0.1, 1.0, 5.0]
     for block in KERNELS[name][0].blocks():
         with jax.enable_x64(True):
+            A, h, B = entries(block.drift()), entries([block.row()])[0], entries(block.diffusion())
             block = jax.tree.map(lambda v: jnp.full((1, 1), v), block)
             made = jax.jit(lambda dt, block=block: averaged(block, dt, [block.row()]))(jnp.asarray(steps)[:, None])
             G, U = (np.array([[np.broadcast_to(e, (5, 1))[:, 0] for e in row] for row in M]) for M in made)
-            A, h = entries(block.drift()), np.array([float(np.squeeze(e)) for e in block.row()])
-            B = entries(block.diffusion()) if U.size else np.zeros((len(A), 0))
         n = len(A)
         both, driven = np.block([[A, np.zeros((n, 1))], [h, 0.0]]), np.vstack([B, np.zeros((1, B.shape[1]))])
         for i, dt in enumerate(steps):

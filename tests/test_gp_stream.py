@@ -1,4 +1,4 @@
-"""A long irregular stream through a GP with unknown hyperparameters: the posterior of all data at once."""
+"""A long irregular stream through a Gaussian process with unknown hyperparameters: as all data at once."""
 
 import jax
 import jax.numpy as jnp
