@@ -93,7 +93,7 @@ def _by_name(what: str, values: Any, names: Sequence[Any], whole: bool = True) -
         )
     if not whole:
         return values
-    missing = np.datetime64("NaT") if any(not isinstance(v, (int, float)) for v in values.values()) else np.nan
+    missing = np.datetime64("NaT", "ns") if any(not isinstance(v, (int, float)) for v in values.values()) else np.nan
     return np.asarray([values.get(name, missing) for name in names])
 
 

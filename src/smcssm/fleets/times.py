@@ -97,4 +97,4 @@ def _unknown(stamps: np.ndarray) -> np.ndarray:
 
 
 def _missing(stamps: np.ndarray) -> Any:
-    return np.datetime64("NaT") if stamps.dtype.kind == "M" else np.nan
+    return np.datetime64("NaT", "ns") if stamps.dtype.kind == "M" else np.nan
