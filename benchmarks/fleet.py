@@ -8,20 +8,13 @@ all of them would have. Programs are compiled before anything is timed. Three wa
     Jitter            from the prior on, moves that cost the same at any time, with a bias (docs/schedules.md)
 
 statsmodels filters at one set of hyperparameters: it has no posterior, and is here for the cost of a loop over objects.
-Cost by number of series is that of steps in which nothing moves. ``--json FILE`` keeps all of it.
-
-    python benchmarks/fleet.py                              # 1,000 series x 128 particles
-    python benchmarks/fleet.py --series 200 --rows 20
+Cost by number of series is that of steps in which nothing moves.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,49 +77,16 @@ def statsmodels_rate(y: np.ndarray, sample: int) -> float:
 
 
 def rows(quick: bool) -> list[dict[str, Any]]:
-    series, length, sample, n = (200, 15, 2, 128) if quick else (1000, 40, 3, 128)
-    y = streams(length, series)
+    n, particles, length, sample = (200, 128, 20, 2) if quick else (1000, 128, 100, 5)
+    y, per_second = streams(length, n), {"unit": "series-steps per second", "more_is_better": True}
     loop, out = statsmodels_rate(y, sample), []
-    for name in list(MOVES)[: 2 if quick else None]:
-        fleet, engines = (f(y, n, MOVES[name], *more) for f, more in ((fleet_rate, ()), (engine_rate, (sample,))))
-        same = {"what": f"{series} series of {n} particles, {name}", "unit": "series-steps per second"}
-        same |= {"ours": fleet["per second"], "more_is_better": True}
-        out.append(same | {"rival": "a loop over our engines", "theirs": engines["per second"]})
-        out.append(same | {"rival": "a loop over statsmodels' append, no posterior", "theirs": loop})
+    for name, options in MOVES.items():
+        fleet, engines = fleet_rate(y, particles, options), engine_rate(y, particles, options, sample)
+        here = per_second | {"what": f"{n} series x {particles}, {length} rows, {name}", "ours": fleet["per second"]}
+        evidence = f"{fleet['moves']} moves; mean log evidence {fleet['mean log evidence']:.2f}"
+        out.append(here | {"rival": "loop over Engine", "theirs": engines["per second"], "note": evidence})
+        out.append(here | {"rival": "loop over statsmodels' append", "theirs": loop})
+    for size in (50, 200, 800) if quick else (100, 1000, 10_000):
+        rate = fleet_rate(streams(10, size), particles, MOVES["nothing moves"])["per second"]
+        out.append({"what": f"{size} series, nothing moves", "unit": "us per series-step", "ours": 1e6 / rate})
     return out
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--series", type=int, default=1000)
-    parser.add_argument("--particles", type=int, default=128)
-    parser.add_argument("--rows", type=int, default=40)
-    parser.add_argument("--sample", type=int, default=3)
-    parser.add_argument("--moves", nargs="*", default=list(MOVES), choices=list(MOVES))
-    parser.add_argument("--sizes", type=int, nargs="*", default=[100, 1000, 10_000])
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    y = streams(args.rows, args.series)
-    out: dict[str, Any] = {"series": args.series, "particles": args.particles, "rows": args.rows}
-    out |= {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
-    loop = out["statsmodels per second"] = statsmodels_rate(y, args.sample)
-    print(f"{'':16}{'series-steps per second':>40}{'fleet over':>26}")
-    print(f"{'':16}{'fleet':>14}{'engines':>12}{'statsmodels':>14}{'engines':>13}{'statsmodels':>13}{'moves':>8}")
-    for name in args.moves:
-        fleet = fleet_rate(y, args.particles, MOVES[name])
-        engines = engine_rate(y, args.particles, MOVES[name], args.sample)
-        a, b = fleet["per second"], engines["per second"]
-        out[name] = {"fleet": fleet, "engines": engines, "over engines": a / b, "over statsmodels": a / loop}
-        print(f"{name:16}{a:14.0f}{b:12.1f}{loop:14.1f}{a / b:13.1f}{a / loop:13.1f}{fleet['moves']:8}", flush=True)
-    print("\nmicroseconds per series-step, nothing moves")
-    out["by number of series"] = {}
-    for n in args.sizes:
-        rate = fleet_rate(streams(10, n), args.particles, MOVES["nothing moves"])["per second"]
-        out["by number of series"][n] = 1e6 / rate
-        print(f"{n:>8} series {1e6 / rate:8.2f}", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(out, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

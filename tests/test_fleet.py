@@ -1,5 +1,6 @@
 """A fleet is as many engines: the same moves, ancestors and numbers; what one series cannot take concerns it alone."""
 
+import importlib.util
 import logging
 
 import jax
@@ -170,14 +171,16 @@ def test_frames(run):
     wide = pd.DataFrame(Y[:6], columns=list(NAMES))
     shuffled = wide[list(reversed(NAMES))]
     long = wide.assign(day=days).melt("day", var_name="sensor", value_name="level").sample(frac=1, random_state=1)
+    polars = pl.DataFrame({name: shuffled[name].to_list() for name in shuffled})
+    lines = pl.DataFrame({name: long[name].to_list() for name in long})
     of = xr.DataArray(Y[:6].T, {"sensor": list(NAMES)}, ("sensor", "time"))
     for data, given in (
         (shuffled, {}),
-        (pl.from_pandas(shuffled), {}),
-        (pl.from_pandas(shuffled).to_arrow(), {}),
+        (polars, {}),
+        *([(polars.to_arrow(), {})] if importlib.util.find_spec("pyarrow") else []),
         (of, {}),
         (long, dict(series="sensor", time="day")),
-        (pl.from_pandas(long), dict(series="sensor", time="day")),
+        (lines, dict(series="sensor", time="day")),
         ({name: Y[:6, i] for i, name in enumerate(NAMES)}, {}),
     ):
         made = fleet()
@@ -267,6 +270,33 @@ def test_what_a_fleet_cannot_do_yet_is_refused(options, message):
         ss.Fleet(options.pop("model"), **options)
 
 
+
+
+@pytest.mark.slow
+def test_each_series_has_its_own_time():
+    import pandas as pd
+
+    model, rng = ss.models.IntegratedWiener() + ss.models.Noise(), np.random.default_rng(8)
+    made = ss.Fleet(model, series=["a", "b"], time_unit="1D", **OPTIONS)
+    engines = {name: made.engine(name) for name in made.names}
+    days = [pd.Timestamp("2026-01-01") + pd.to_timedelta(np.sort(rng.uniform(0, 9, 6)), "D") for _ in "ab"]
+    long = pd.DataFrame({"at": np.concatenate(days), "who": list("aaaaaabbbbbb"), "y": rng.normal(size=12)})
+    for part in (long[:8], long[8:]):
+        infos = made.update(part.sample(frac=1, random_state=0), series="who", time="at")
+        for name, engine in engines.items():
+            own = part[part.who == name]
+            if len(own):
+                alone = engine.update(own.y.to_numpy(), time=own["at"].to_numpy())
+                np.testing.assert_allclose(infos[name].log_predictive, alone.log_predictive, rtol=1e-9)
+    before = made._runtime.state
+    for given, message in (
+        (dict(time=pd.Timestamp("2025-01-01")), "time of series 'a' goes back or stands still"),
+        (dict(), "no time was given, but earlier observations of series 'a', 'b' had one"),
+        (dict(time=3.0), "earlier stamps were dates, now they are not"),
+    ):
+        with pytest.raises(InputError, match=message):
+            made.step([1.0, 2.0], **given)
+    assert made._runtime.state is before
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def _long(model: AbstractModel, names: Sequence[Any], data: Any, series: str, ti
 
     there = laid_out(np.ones(len(place), bool), False)
     if stamps is not None:
-        stamps = laid_out(stamps[:, 0], np.datetime64("NaT") if stamps.dtype.kind == "M" else np.nan)
+        stamps = laid_out(stamps[:, 0], np.datetime64("NaT", "ns") if stamps.dtype.kind == "M" else np.nan)
     v, sd = (None if a is None else laid_out(a) for a in (v, sd))
     return Block(laid_out(y), there, v, sd, stamps, zone)
 

@@ -57,7 +57,7 @@ def joined(runtime: FleetRuntime, names: tuple[Any, ...]) -> State:
         )
     last = state.last
     if last is not None:
-        unknown = np.datetime64("NaT") if last.dtype.kind == "M" else np.nan
+        unknown = np.datetime64("NaT", "ns") if last.dtype.kind == "M" else np.nan
         last = np.concatenate([last, np.full(more, unknown, last.dtype)])
     return state._replace(
         names=state.names + names,

@@ -49,6 +49,7 @@ def block_of_one(model: AbstractModel, names: Sequence[Any], ys: Any, reported: 
 def _of_one(what: str, value: Any, names: Sequence[Any], model: AbstractModel, there: np.ndarray) -> np.ndarray:
     """What came with one row, ``[1, s, w]``: the same for all series, or each its own."""
     columns = model.input_names if what == "inputs" else model.channel_names
+    _check_read(columns)
     shape = np.shape(value)
     if not isinstance(value, Mapping) and shape in ((), (len(columns),)) and shape != (len(names),):
         value = np.broadcast_to(numbers(what, value), (len(names), len(columns)))
@@ -92,7 +93,7 @@ def _by_name(what: str, values: Any, names: Sequence[Any], whole: bool = True) -
         )
     if not whole:
         return values
-    missing = np.datetime64("NaT") if any(not isinstance(v, (int, float)) for v in values.values()) else np.nan
+    missing = np.datetime64("NaT", "ns") if any(not isinstance(v, (int, float)) for v in values.values()) else np.nan
     return np.asarray([values.get(name, missing) for name in names])
 
 
@@ -136,13 +137,16 @@ def checked(model: AbstractModel, names: Sequence[Any], block: Block) -> Block:
         raise InputError(f"ys: {_first(names, wrong)} is infinite; a missing value is NaN")
     if model.input_names and block.inputs is None:
         raise InputError(f"this model needs inputs with every observation: {', '.join(model.input_names)}")
-    if not model.input_names and block.inputs is not None:
-        raise InputError("inputs were given, but this model reads none")
     if block.inputs is not None and (wrong := ~np.isfinite(block.inputs).all(axis=-1) & shown).any():
         raise InputError(f"inputs: {_first(names, wrong)} lacks some; only observations may be missing")
     if block.noise_sd is not None and (wrong := ~(block.noise_sd >= 0).all(axis=-1) & shown).any():
         raise InputError(f"noise_sd: {_first(names, wrong)} has a negative one, or none; expected numbers >= 0")
     return block
+
+
+def _check_read(columns: Sequence[str]) -> None:
+    if not columns:
+        raise InputError("inputs were given, but this model reads none")
 
 
 def _first(names: Sequence[Any], wrong: Bool[np.ndarray, "t s"]) -> str:
@@ -152,6 +156,7 @@ def _first(names: Sequence[Any], wrong: Bool[np.ndarray, "t s"]) -> str:
 
 def along(what: str, values: Any, n: int, names: Sequence[Any], columns: Sequence[str]) -> np.ndarray:
     """What comes with every observation, ``[t, s, w]``: one row for all series, or each its own."""
+    _check_read(columns)
     a, width = numbers(what, values), len(columns)
     if width == 1 and a.shape in ((n,), (n, len(names))):
         a = a[..., None]

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
+from smcssm import forks
 from smcssm.core import Observation, Status
 from smcssm.errors import ImpossibleObservationError, ModelError
 from smcssm.fleets.histories import Histories
@@ -77,7 +78,7 @@ class FleetRuntime:
 
     def __init__(self, smc: SMC2, n_particles: int, seed: int, names: tuple[Any, ...]) -> None:
         self.smc, self.n_particles, self.seed = smc, n_particles, seed
-        self.lock, self.busy = threading.RLock(), False
+        self.lock, self.busy = forks.guarded(self, threading.RLock()), False
         self.n_channels = len(smc.filter.model.channel_names)
         self.state = self.fresh(names, 0)
 
@@ -170,7 +171,7 @@ class FleetRuntime:
         """An independent one with the same past."""
         new = copy.copy(self)
         with self.lock:
-            state, new.lock = self.state, threading.RLock()
+            state, new.lock = self.state, forks.guarded(new, threading.RLock())
             new.state = state._replace(histories=state.histories.chosen(np.arange(len(state.names))))
         return new
 

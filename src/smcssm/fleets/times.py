@@ -49,9 +49,9 @@ def times_passed(
         if last is not None and (had := reported & ~_unknown(last)).any():
             raise InputError(f"no time was given, but earlier observations of series {named(names, had)} had one")
         return steps, last
+    _check(timing, taken, last, stamps, reported, names)
     if last is not None and zone != state.zone:
         raise InputError(f"time has {zone}, earlier stamps {state.zone}: convert all to UTC, say, or to none")
-    _check(timing, taken, last, stamps, reported, names)
     before = stamps if last is None else np.where(_unknown(last), stamps, last)
     gap = stamps - before
     now = np.where(reported, stamps, np.full_like(stamps, _missing(stamps)) if last is None else last)
@@ -97,4 +97,4 @@ def _unknown(stamps: np.ndarray) -> np.ndarray:
 
 
 def _missing(stamps: np.ndarray) -> Any:
-    return np.datetime64("NaT") if stamps.dtype.kind == "M" else np.nan
+    return np.datetime64("NaT", "ns") if stamps.dtype.kind == "M" else np.nan

@@ -25,7 +25,6 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float
 
 from smcssm.core import AbstractProposal
-from smcssm.linalg.small import cholesky
 from smcssm.smc2.proposals.points import Points, clean
 from smcssm.smc2.proposals.student_t import log_density, squared_distance, standard_draws
 
@@ -145,7 +144,7 @@ def _em(
         mean = a @ y.T
         centred = y[None] - mean[:, :, None]
         covariance = (centred * a[:, None]) @ jnp.swapaxes(centred, 1, 2)
-        return Fit(jnp.log(share), mean, jax.vmap(cholesky)(covariance + floor[None]))
+        return Fit(jnp.log(share), mean, jnp.linalg.cholesky(covariance + floor[None]))
 
     def iterate(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
         fit = components(*state)

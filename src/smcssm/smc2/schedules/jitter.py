@@ -140,7 +140,7 @@ def jitter(
     z = in_folds(smc, population.z)
     keep, spread = kernel.shrinkage(population.z.shape[-1])
     keys = fold_in(move_key(population, 0, 1), 1)
-    noise = jnp.stack([jax.random.normal(k, population.z[:, 0].shape, z.dtype) for k in keys], axis=1)
+    noise = jax.vmap(lambda k: jax.random.normal(k, population.z[:, 0].shape, z.dtype), out_axes=1)(keys)
     centre = keep * z + (1 - keep) * points.mean[..., None]
     new = from_folds(centre + spread * points.chol @ in_folds(smc, noise), n_series)
     inside = jnp.isfinite(log_prior(smc, new)) & due[:, None]
