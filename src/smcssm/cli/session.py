@@ -91,6 +91,13 @@ class Session:
 
     def run(self, path: Path, kind: str) -> int:
         """Read to the end, to an interrupt, or until nobody reads what is written; the exit code."""
+        try:
+            return self._run(path, kind)
+        finally:
+            if self.engine is not None:
+                self.engine.close()
+
+    def _run(self, path: Path, kind: str) -> int:
         start, code = time.perf_counter(), 0
         try:
             with termination(), _opened(path) as lines:
