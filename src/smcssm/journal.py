@@ -216,8 +216,10 @@ class Disk(Store):
         """Sync, and let the folder go."""
         if not self._closed and self.lock is not None:
             self._closed = True
-            self.lock.release()
-            self.sync()
+            try:
+                self.sync()
+            finally:
+                self.lock.release()
 
     @property
     def names(self) -> tuple[str, ...]:

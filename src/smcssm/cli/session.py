@@ -237,7 +237,7 @@ class Session:
             for moment in filled:
                 self._step(Row(None, (math.nan,) * len(row.values), row.inputs, moment, written(moment)))
             self._step_or_refuse(row)
-        except (JournalError, CheckpointError):
+        except (JournalError, CheckpointError, ModelError):
             raise
         except SmcssmError as error:
             self._reject(row.line, str(error).partition(". The engine is unchanged")[0])  # the rest is for Python
