@@ -15,6 +15,7 @@ import small
 import smcssm as ss
 from rows import block, cut, take_in
 from smcssm import assemble, journal
+from smcssm.files import LOCK, Lock
 from smcssm.history import CHUNK, SEGMENT, History
 from smcssm.journal import HEADER, ROWS, Disk, Journal
 from smcssm.records import RecordFile
@@ -99,12 +100,12 @@ def test_a_row_costs_its_own_size_whatever_came_before(tmp_path, monkeypatch, ki
         take_in(history, rows, i, i + 1)
     assert written == [(i * size, size) for i in range(300)]
     assert os.path.getsize(tmp_path / ROWS) == 300 * size
-    assert sorted(os.listdir(tmp_path)) == [HEADER, ROWS]
+    assert sorted(os.listdir(tmp_path)) == [HEADER, LOCK, ROWS]
 
 
 def test_an_engine_with_a_journal_is_an_engine(tmp_path):
     plain, kept = small.level(), small.level(journal=tmp_path / "j")
-    assert os.listdir(tmp_path / "j") == []
+    assert os.listdir(tmp_path / "j") == [LOCK]
     for engine in (plain, kept):
         engine.update(Y[:40])
         before = engine.snapshot()
@@ -177,13 +178,20 @@ def test_only_an_empty_folder_will_do(kept, tmp_path, inside):
 
 
 def test_two_engines_do_not_share_a_folder(tmp_path):
-    first, second = (small.level(journal=tmp_path) for _ in range(2))
-    first.step(1.0)
-    with pytest.raises(ss.errors.JournalError, match="exists"):
-        second.step(2.0)
-    assert second.t == 0
-    first.step(2.0)
-    assert len(journal.read(tmp_path).history) == 2
+    first = journal.create(Journal(tmp_path), {})
+    for _ in range(2):  # before and after the first commit
+        with pytest.raises(ss.errors.JournalError, match="by an engine of this process: one engine at a time"):
+            Lock(tmp_path)
+        take_in(first, block(5), 0, 5)
+    with pytest.raises(ss.errors.JournalError, match="one engine at a time"):
+        journal.reopened(Journal(tmp_path))
+    assert len(journal.read(tmp_path).history) == 10
+    other = "import sys; from smcssm.files import *; Lock(Path(sys.argv[1]))"
+    said = subprocess.run([sys.executable, "-c", other, tmp_path], capture_output=True, text=True, check=False)
+    assert f"is being written to by process {os.getpid()}" in said.stderr
+    del first
+    _, again = journal.reopened(Journal(tmp_path))
+    assert len(again) == 10
 
 
 def failing(patch, owner, name, error, share=1.0):
@@ -237,7 +245,7 @@ def test_of_a_call_that_fails_nothing_is_committed(kept, monkeypatch, end):
     assert_equal(journal.read(path).rows, clean._runtime.history.rows())
 
 
-@pytest.mark.parametrize(("owner", "name"), [(journal, "_write_whole"), (RecordFile, "write")])
+@pytest.mark.parametrize(("owner", "name"), [(journal, "whole"), (RecordFile, "write")])
 def test_a_first_call_that_cannot_be_written_leaves_the_folder_usable(tmp_path, monkeypatch, owner, name):
     def fails(*_):
         raise OSError(errno.ENOSPC, "full")

@@ -124,7 +124,9 @@ def test_checkpoints_that_cannot_be_used_are_passed_over(tmp_path):
         engine.step(y)
         engine._keeper._background.wait()
     whole = everything(engine)
-    del engine
+    engine.close()
+    with pytest.raises(ss.errors.JournalError, match=r"let .* go: ss\.Engine\.open resumes it"):
+        engine.step(1.0)
     files = sorted((tmp_path / "j" / journal.CHECKPOINTS).iterdir())
     assert len(files) == 9
     files[-1].write_bytes(files[-1].read_bytes()[:999])
@@ -133,7 +135,7 @@ def test_checkpoints_that_cannot_be_used_are_passed_over(tmp_path):
         engine = ss.Engine.open(policy, MODEL)
     assert_equal(everything(engine), whole)
     rows = (tmp_path / "j" / journal.ROWS).read_bytes()
-    del engine
+    engine.close()
     (tmp_path / "j" / journal.ROWS).write_bytes(rows[: len(rows) // 2])  # a power cut took rows, not checkpoints
     with pytest.warns(ss.errors.SmcssmWarning, match="counts 28 rows and the journal has 15"):
         engine = ss.Engine.open(policy, MODEL, **OPTIONS)
@@ -142,7 +144,7 @@ def test_checkpoints_that_cannot_be_used_are_passed_over(tmp_path):
     assert_equal(everything(engine), whole)
     with pytest.raises(ss.errors.JournalError, match="one engine at a time"):
         ss.Engine.open(policy, MODEL)
-    del engine
+    engine.close()
     other = MODEL.default_prior(9.0)
     with pytest.raises(ss.errors.CheckpointError, match="the prior is another one"):
         ss.Engine.open(policy, MODEL, other)

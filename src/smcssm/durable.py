@@ -51,6 +51,10 @@ class Keeper:
         if rows and due and not self._background.busy:
             self._background.start(self._work(engine))
 
+    def wait(self) -> None:
+        """Until none is being written."""
+        self._background.wait()
+
     def now(self, engine: Engine) -> None:
         """Write one and wait for it; an error is raised. Under the engine's lock."""
         self._background.wait()
@@ -93,10 +97,19 @@ def resume(
     """
     header, disk = reopened(journal)
     try:
-        engine = kind(model, prior, **persist.arguments(header["options"], given))
-        persist.check_options(engine, header["options"], str(disk.path))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise JournalError(f"{disk.path} says nothing of its engine: it was written by an earlier version") from error
+        return _resumed(kind, journal, model, prior, given, header, disk)
+    except BaseException:
+        disk.close()
+        raise
+
+
+def _resumed(
+    kind: type, journal: Journal, model: Any, prior: Any, given: Mapping[str, Any], header: dict[str, Any], disk: Disk
+) -> tuple[Engine, History, dict[str, Any], list[str]]:
+    if "options" not in header:
+        raise JournalError(f"{disk.path} says nothing of its engine: it was written by an earlier version")
+    engine = kind(model, prior, **persist.arguments(header["options"], given))
+    persist.check_options(engine, header["options"], str(disk.path))
     runtime = engine._runtime
     persist.assert_same(str(disk.path), header, assemble.about(runtime.smc, runtime.n_series))
     persist.check_prior(header["prior"], persist.at_centre(runtime.smc, runtime.state.population))
@@ -157,7 +170,11 @@ def open_journal(
             stacklevel=3,
         )
     at = engine.t
-    take_again(engine, history, header["zone"])
+    try:
+        take_again(engine, history, header["zone"])
+    except BaseException:
+        history.close()
+        raise
     assert history.path is not None
     engine._keeper = Keeper(journal, history.path, at)
     return engine

@@ -22,6 +22,7 @@ from smcssm.core import (
     Status,
 )
 from smcssm.errors import InputError, ModelError
+from smcssm.history import History
 from smcssm.ingest import future, one, to_block
 from smcssm.journal import Journal
 from smcssm.late import Policy, Refuse
@@ -114,12 +115,13 @@ class Engine:
         )
         self._seed = seed
         self._timing = clock.timing(model.continuous_time, time_unit, origin, late)
-        history = assemble.history(journal, smc, runs, clock.timeline(self._timing))
-        self._runtime = Runtime(smc, runs, n_particles, seed, history)
+        timeline = clock.timeline(self._timing)
+        self._runtime = Runtime(smc, runs, n_particles, seed, History(timeline=timeline))
         self._ring = None if record is None else Ring(record)
         self._told: set[str] = set()
-        self._keeper = durable.keeper(self, journal)
         assemble.warn_of_signs(self.snapshot())
+        self._runtime.history = assemble.history(journal, smc, runs, timeline)  # last: it holds a lock
+        self._keeper = durable.keeper(self, journal)
 
     @classmethod
     def from_pymc(cls, pm_model: Any, assimilate: bool = True, **options: Any) -> Engine:
@@ -569,6 +571,13 @@ class Engine:
             raise ModelError("checkpoint: this engine has no journal, engine.save(path) writes a file")
         with self._runtime.lock:
             self._keeper.now(self)
+
+    def close(self) -> None:
+        """Let the journal go, safe on the disk, for another engine to open; this one can be read, but takes no more."""
+        if self._keeper is not None:
+            with self._runtime.lock:
+                self._keeper.wait()
+                self._runtime.history.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
         return self.copy()

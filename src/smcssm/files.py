@@ -66,8 +66,8 @@ class Lock:
             self._file.close()
             here = "an engine of this process" if holder == str(os.getpid()) else f"process {holder or '?'}"
             raise JournalError(
-                f"{folder} is being written to by {here}: one engine at a time. Let that one go first, or read it with "
-                "ss.journal.read, which needs no permission"
+                f"{folder} is being written to by {here}: one engine at a time. engine.close() lets it go; "
+                "ss.journal.read needs no permission"
             ) from None
         except OSError as error:
             raise JournalError(f"{folder} cannot be written: {why(error)}") from error
@@ -76,8 +76,8 @@ class Lock:
         weakref.finalize(self, self._file.close)
         _HELD.add(self)
 
-    def let_go_of_in_child(self) -> None:
-        """A forked child holds the lock as well, until it closes the file."""
+    def release(self) -> None:
+        """Let it go before its time. A forked child does so at once: it has a handle of its own on the file."""
         self._file.close()
 
 
@@ -94,7 +94,7 @@ def _lock(file: FileIO) -> None:
 
 def _after_fork() -> None:
     for lock in list(_HELD):
-        lock.let_go_of_in_child()
+        lock.release()
 
 
 if hasattr(os, "register_at_fork"):

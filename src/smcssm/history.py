@@ -75,6 +75,10 @@ class Store(abc.ABC):
         """Wait until what is committed is safe. A hook: memory never is."""
         return
 
+    def close(self) -> None:
+        """Let others write. A hook: nobody else can."""
+        return
+
     def seal(self, length: int) -> int | None:
         """What the first ``length`` rows are known by. A hook: in memory nobody can exchange them."""
         del length
@@ -236,6 +240,10 @@ class History:
     def sync(self) -> None:
         """Wait until what is committed is safe."""
         self._store.sync()
+
+    def close(self) -> None:
+        """Take no more rows, and let others write to the folder."""
+        self._store.close()
 
     def seal(self, length: int) -> int | None:
         """What the first ``length`` rows are known by, on disk."""

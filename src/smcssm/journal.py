@@ -66,6 +66,10 @@ class Journal:
         for name in ("fsync", "checkpoint_every"):
             if not getattr(self, name) >= 0:
                 raise ModelError(f"{name}={getattr(self, name)!r}: expected seconds, at least 0")
+        try:
+            json.dumps(self.note, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"note={self.note!r}: expected what JSON can hold: {error}") from None
         for name in ("checkpoint_rows", "keep"):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1) and not (name == "checkpoint_rows" and value is None):
@@ -178,7 +182,7 @@ class Disk(Store):
         self._record = np.dtype([])
         self._file: RecordFile | None = None
         self._committed, self._seal, self._tail = 0, 0, bytearray()
-        self._dirty = self._lost = False
+        self._dirty = self._lost = self._closed = False
 
     @classmethod
     def opened(cls, path: Path, file: RecordFile, record: np.dtype, length: int, new: Disk | None = None) -> Disk:
@@ -207,6 +211,15 @@ class Disk(Store):
         """Wait until the disk has all that was committed."""
         if self._file is not None:
             self._sync(self._file)
+
+    def close(self) -> None:
+        """Sync, and let the folder go."""
+        if not self._closed and self.lock is not None:
+            self._closed = True
+            try:
+                self.sync()
+            finally:
+                self.lock.release()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -252,6 +265,8 @@ class Disk(Store):
         batch = self._tail[: (length - self._committed) * self._record.itemsize]
         if not batch:
             return
+        if self._closed:
+            raise JournalError(f"this engine has let {self.path} go: ss.Engine.open resumes it")
         if self._lost:
             raise JournalError(f"a sync of {self.path} failed, rows may be lost: go on with a copy of the engine")
         try:

@@ -25,7 +25,7 @@ from smcssm import assemble, container, filters, late, schedules
 from smcssm.clock import Clock
 from smcssm.container import Contents
 from smcssm.core import AbstractFilter
-from smcssm.errors import CheckpointError, SmcssmWarning
+from smcssm.errors import CheckpointError, ModelError, SmcssmWarning
 from smcssm.history import History
 from smcssm.ingest import Layout
 from smcssm.record import Ring
@@ -105,6 +105,8 @@ def _part(part: Any) -> Words:
 
 def arguments(told: Mapping[str, Words], given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments for an engine with the options that were told; those given have to be the same."""
+    if "journal" in given:
+        raise ModelError("journal= is for a new engine: load keeps rows in memory, Engine.open resumes a journal")
     wrong = [n for n, v in given.items() if isinstance(v, (int, float, str)) and n in told and told[n] != v]
     if wrong:
         raise CheckpointError(f"{'; '.join(f'{n}={given[n]!r}, and it was {told[n]!r}' for n in wrong)}")

@@ -24,7 +24,10 @@ Classes = Mapping[str, type]
 
 DEVICE, HOST, SCALAR = "device", "host", "scalar"
 _MOMENTS: dict[str, Any] = {"M": np.datetime64, "m": np.timedelta64}
-_OFFSETS = {"DateOffset": "months", "MonthEnd": "n", "BMonthBegin": "n", "BMonthEnd": "n", "BusinessDay": "n"}
+_OFFSETS = {
+    "DateOffset": "months",
+    **dict.fromkeys(("MonthEnd", "BusinessMonthBegin", "BusinessMonthEnd", "BusinessDay"), "n"),
+}
 
 
 def described(tree: Any, arrays: dict[str, np.ndarray], path: str) -> Words:

@@ -91,6 +91,13 @@ class Session:
 
     def run(self, path: Path, kind: str) -> int:
         """Read to the end, to an interrupt, or until nobody reads what is written; the exit code."""
+        try:
+            return self._run(path, kind)
+        finally:
+            if self.engine is not None:
+                self.engine.close()
+
+    def _run(self, path: Path, kind: str) -> int:
         start, code = time.perf_counter(), 0
         try:
             with termination(), _opened(path) as lines:
@@ -230,7 +237,7 @@ class Session:
             for moment in filled:
                 self._step(Row(None, (math.nan,) * len(row.values), row.inputs, moment, written(moment)))
             self._step_or_refuse(row)
-        except (JournalError, CheckpointError):
+        except (JournalError, CheckpointError, ModelError):
             raise
         except SmcssmError as error:
             self._reject(row.line, str(error).partition(". The engine is unchanged")[0])  # the rest is for Python
