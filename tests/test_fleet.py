@@ -304,3 +304,9 @@ def test_sixty_four_series_are_sixty_four_engines():
     y, reported = streams(64, 150, seed=3)
     infos, _ = compare_with_engines(ss.Fleet(MODEL, series=64, n_particles=128), y, reported)
     assert sum(info.moved.sum() for info in infos) > 300
+
+
+def test_forecasts_of_regimes_are_those_of_an_engine():
+    fleet = ss.Fleet(ss.models.GaussianRegimes(), series=2, n_particles=N)
+    with pytest.raises(ss.errors.ModelError, match=r"take fleet.engine\(name\).forecast"):
+        fleet.forecast(2)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcssm.core import Observation, Status
+from smcssm.errors import ModelError
 from smcssm.fleets.runtime import FleetRuntime, State
 from smcssm.readout import folded
 from smcssm.readout import summary as summary_of_one
@@ -92,6 +93,9 @@ def forecasts(runtime: FleetRuntime, future: Observation, levels: Sequence[float
     """``readout.forecast`` of each series, where the predictive of each particle is Gaussian."""
     import xarray as xr
 
+    if not runtime.smc.filter.gaussian:
+        kind = type(runtime.smc.filter).__name__
+        raise ModelError(f"forecast: those of {kind} are no mixture of Gaussians: take fleet.engine(name).forecast(h)")
     names, h = runtime.state.names, len(future.dt)
     parts = [
         _forecast(runtime, jax.tree.map(lambda leaf, p=places: leaf[..., p], future), places, levels)
