@@ -199,6 +199,7 @@ def test_outliers_early_and_late(when, size):
         assert abs(errors.mean()) < stats.t.ppf(0.9995, 7) * errors.std(ddof=1) / np.sqrt(8)
 
 
+@pytest.mark.slow
 def test_without_tempering_the_diagnosis_says_so():
     y = BASE[:60].copy()
     y[50] += 40.0
@@ -262,6 +263,7 @@ def test_what_can_be_bridged_is_bridged_and_the_absurd_is_given_up_early():
         engine.step(9.97e36)  # a fill value of NetCDF
 
 
+@pytest.mark.slow
 def test_a_pace_that_picks_up_again_is_waited_for():
     """Under a bounded prior the last rungs are the quickest."""
     with pm.Model() as prior:
@@ -381,6 +383,7 @@ def test_slips_of_a_newcomer_are_told_with_their_remedy(call, remedy):
     assemble.check_counts(record=None)
 
 
+@pytest.mark.slow
 def test_a_prior_of_a_standard_deviation_is_cut_off_at_zero_and_the_user_told():
     """Then Normal is HalfNormal: the same posterior, and evidence relative to the prior that is left."""
     with pm.Model() as prior:

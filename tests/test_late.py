@@ -147,7 +147,8 @@ def test_the_mixture_is_that_of_the_stream_in_order(schedule):
 OUTLIER = 40.0
 
 
-@pytest.mark.parametrize("schedule", [pytest.param(None, marks=pytest.mark.slow), PACED])
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [None, PACED])
 def test_a_late_surprise_is_bridged_at_once(schedule):
     """By a move at each rung; evidence as when the outlier comes in time, within 4.5 standard errors of 4 runs."""
     time, y, sd = stream(90, seed=7)

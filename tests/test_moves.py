@@ -172,7 +172,10 @@ def exact():
     return quadrature.local_level(Y, 0.0, 10.0, (1.0, 2.0), {T})[T]
 
 
-@pytest.fixture(scope="module", params=range(len(MOVES)), ids=NAMES)
+SHORT = [pytest.param(i, marks=pytest.mark.slow if name == "NUTS" else ()) for i, name in enumerate(NAMES)]
+
+
+@pytest.fixture(scope="module", params=SHORT, ids=NAMES)
 def moved(request):
     """An engine for each move after all observations, to read only."""
     e = engine(MOVES[request.param])
@@ -209,6 +212,7 @@ def test_replay_equals_what_every_particle_carries(moved):
     assert replay_gap(moved[0]) < 1e-10
 
 
+@pytest.mark.slow
 def test_single_precision():
     e = engine(ss.moves.HMC(), runs=2, dtype="float32")
     e.update(Y)
@@ -244,6 +248,7 @@ def test_only_series_that_are_due_change(moved):
     assert (told.status[~due] == ss.Status.OK).all()
 
 
+@pytest.mark.slow
 def test_a_surprise_of_20_sd():
     """The target is tempered: half of what moves see is pending, in rungs."""
     y = Y.copy()
@@ -333,6 +338,7 @@ def test_variance_of_chains_with_a_known_answer():
         assert float(chain_variance(jnp.ones((1, 64)), 16)[0]) == 0.0
 
 
+@pytest.mark.slow
 def test_one_run_tells_the_error_that_many_runs_have():
     """Evidence: the sum over moves. Means: after a move of all runs at one time."""
     e, gained = engine(ss.moves.WasteFree(16), seed=5, runs=32), np.zeros(32)
@@ -387,6 +393,7 @@ def test_a_prior_without_a_gradient_is_refused_by_gradient_moves_only():
 # What it costs
 
 
+@pytest.mark.slow
 def test_one_compilation_per_doubling(monkeypatch):
     """Two programs see all of history at once, and only they are compiled anew when its room doubles."""
     monkeypatch.setattr(history, "SEGMENT", history.CHUNK)

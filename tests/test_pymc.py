@@ -369,6 +369,7 @@ def test_a_warm_start_goes_on_exactly(exact, cold):
     engine.to_arviz()
 
 
+@pytest.mark.slow
 def test_late_rows_find_their_place_after_a_warm_start(cold):
     y, time = walk()[:86], np.arange(86.0)
     order = np.r_[80:83, 84, 83, 85]

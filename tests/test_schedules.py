@@ -135,6 +135,7 @@ def test_a_block_is_its_steps_whatever_is_under_way():
     assert sum(i.moved for i in infos) > 3
 
 
+@pytest.mark.slow
 def test_reports_while_bridging_are_of_the_whole_posterior():
     e = engine(runs=1, n=1000)
     y = data(151, surprises=[(150, 9.0)])
@@ -174,6 +175,7 @@ def test_what_is_taken_as_missing_is_missing_for_challengers_too():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_challengers_check_the_evidence_while_bridging_too():
     e, y, checked = engine(runs=3, n=1000), data(150, surprises=[(60, 9.0), (63, -14.0)]), 0
     for start in range(0, 150, 10):
@@ -238,6 +240,7 @@ def test_immediate_is_not_bounded(monkeypatch):
     assert max(seen) > 1 + SETS * BUDGET
 
 
+@pytest.mark.slow
 def test_nothing_is_traced_twice():
     e = engine(n=260)  # a size of its own: other tests cannot have compiled for it
     e.warmup()
@@ -291,7 +294,7 @@ def test_sound_evidence_is_not():
     assert not (infos.status == ss.Status.SUSPECT).any()
 
 
-@pytest.mark.parametrize("sampler", ["crisan", "liu"])
+@pytest.mark.parametrize("sampler", [pytest.param("crisan", marks=pytest.mark.slow), "liu"])
 def test_jitter_is_near_and_forgets_history(sampler):
     kernel = ss.schedules.CrisanMiguez() if sampler == "crisan" else ss.schedules.LiuWest(0.98)
     e = engine(ss.Jitter(kernel), runs=8, n=1000)

@@ -98,7 +98,7 @@ def test_trajectories(engine):
 @pytest.mark.parametrize("engine", ["sequential"], indirect=True)
 def test_a_share_of_the_particles_at_a_time(engine, monkeypatch):
     whole = engine.smooth()
-    monkeypatch.setattr(importlib.import_module("smcssm.readout.smooth"), "_room", lambda snapshot: 2)
+    monkeypatch.setattr(importlib.import_module("smcssm.readout.smooth"), "room", lambda snapshot: 2)
     parts = engine.smooth()
     for name in ("mean", "sd"):
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-12, atol=1e-13)
