@@ -104,9 +104,9 @@ def stale_likelihood(smc, population, c, log_ratio, due, rung, sweep):
 
 BROKEN = [
     ("immediate", accept_always, CATCH),
-    ("immediate", without_jacobian, CATCH),
+    pytest.param("immediate", without_jacobian, CATCH, marks=pytest.mark.slow),
     ("immediate", stale_likelihood, CATCH),
-    ("paced", accept_always, CATCH),
+    pytest.param("paced", accept_always, CATCH, marks=pytest.mark.slow),
     ("paced", without_jacobian, CATCH),
     pytest.param("paced", stale_likelihood, LARGE, marks=pytest.mark.slow),
 ]

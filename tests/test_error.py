@@ -27,7 +27,10 @@ def compare(engine, names, factor=1.7):
             assert 0.6 <= ratio <= factor, (name, ratio)
 
 
-@pytest.mark.parametrize("schedule", [ss.Immediate(), ss.Paced(budget=8)], ids=["immediate", "paced"])
+PACED = pytest.param(ss.Paced(budget=8), id="paced", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("schedule", [pytest.param(ss.Immediate(), id="immediate"), PACED])
 def test_groups_show_the_error(schedule):
     engine = ss.Engine(LOCAL_LEVEL.model, LOCAL_LEVEL.prior, n_particles=1000, runs=RUNS, schedule=schedule)
     engine.update(LOCAL_LEVEL.simulate(150, 1))
@@ -35,6 +38,7 @@ def test_groups_show_the_error(schedule):
     compare(engine, LOCAL_LEVEL.names)
 
 
+@pytest.mark.slow
 def test_lineages_show_the_error_and_say_when_they_cannot():
     options = dict(n_particles=1000, runs=RUNS, resampling="multinomial")
     engine = ss.Engine(LOCAL_LEVEL.model, LOCAL_LEVEL.prior, **options)

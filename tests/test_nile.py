@@ -74,7 +74,7 @@ def check(exact, seeds, runs):
     assert errors[..., -1].std(axis=1, ddof=1).max() <= 0.15, "spread of the log evidence"
 
 
-@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize("runs", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_posterior_agrees_with_quadrature(exact, runs):
     check(exact, range(8), runs)
 
