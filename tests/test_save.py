@@ -30,7 +30,7 @@ def level(**options):
 def particle():
 
     model = ss.models.StochasticVolatility()
-    return model, None, dict(with_states, n_particles=32, filter=ss.filters.Particle(n_particles=16, max_inner=64))
+    return model, None, dict(with_states, n_particles=32, filter=ss.filters.Particle(n_particles=4, max_inner=64))
 
 
 CASES = {
@@ -102,7 +102,7 @@ def test_a_loaded_engine_goes_on_bit_for_bit(tmp_path, case):
     assert xr_equal
     if case == "inner particles":
         inner = engine._runtime.smc.filter.inner(engine._runtime.state.population.belief)
-        assert inner > 16
+        assert inner > 4
 
 
 @pytest.fixture(scope="module")

@@ -112,8 +112,8 @@ def arguments(told: Mapping[str, Words], given: Mapping[str, Any]) -> dict[str, 
         raise CheckpointError(f"{'; '.join(f'{n}={given[n]!r}, and it was {told[n]!r}' for n in wrong)}")
     found = {n: v for n, v in told.items() if n not in (*OBJECTS, "time_unit", "origin", "zone")}
     for name in OBJECTS:
-        if name not in given:
-            found[name] = _object(name, told[name])
+        if name not in given and not (name == "move" and told[name] == _part(kernels.Metropolis())):
+            found[name] = _object(name, told[name])  # the usual move is not named: Jitter takes none
     if told["time_unit"] is not None:
         found["time_unit"] = np.timedelta64(told["time_unit"], "ns")
     found["origin"] = _origin(told["origin"], told["zone"])
