@@ -31,7 +31,8 @@ def importance_sampling(prior, t, y, sd, n=1500):
         return prior.log_prob(z) + gp.log_probability(kernel, t, jnp.asarray(y), noise)
 
     objective = jax.jit(jax.value_and_grad(lambda z: -log_target(z)))
-    start = prior.unconstrain({"omega": 0.5, "quality": 1.0, "sigma": 1.0, "sigma_obs": 0.5})
+    guess = {"omega": 0.5, "quality": 1.0, "sigma": 1.0, "sigma_obs": 0.5}
+    start = np.asarray(prior.unconstrain({name: jnp.asarray(value) for name, value in guess.items()}))
     found = scipy.optimize.minimize(lambda z: jax.tree.map(np.asarray, objective(z)), start, jac=True, method="BFGS")
     rng, L, d = np.random.default_rng(0), np.linalg.cholesky(found.hess_inv), len(found.x)
     e = rng.standard_normal((n, d)) / np.sqrt(rng.chisquare(5, (n, 1)) / 5)
