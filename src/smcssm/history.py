@@ -133,8 +133,24 @@ class Memory(Store):
         """Nothing to do."""
 
 
-class Some(Store):
-    """Some series of a store; to read from only."""
+class ReadOnly(Store):
+    """Rows that are kept elsewhere, as a move sees them."""
+
+    def append(self, columns: Columns) -> None:
+        """Refused."""
+        raise TypeError("this view of a history is read only")
+
+    def truncate(self, length: int) -> None:
+        """Refused."""
+        raise TypeError("this view of a history is read only")
+
+    def commit(self, length: int) -> None:
+        """Refused."""
+        raise TypeError("this view of a history is read only")
+
+
+class Some(ReadOnly):
+    """Some series of a store."""
 
     def __init__(self, store: Store, series: Int[np.ndarray, " b"]) -> None:
         self._store, self._series = store, series
@@ -153,18 +169,6 @@ class Some(Store):
             name: column if name == TIMES else column[..., self._series]
             for name, column in self._store.read(start, stop).items()
         }
-
-    def append(self, columns: Columns) -> None:
-        """Not here."""
-        raise NotImplementedError("some series of a history are read only")
-
-    def truncate(self, length: int) -> None:
-        """Not here."""
-        raise NotImplementedError("some series of a history are read only")
-
-    def commit(self, length: int) -> None:
-        """Not here."""
-        raise NotImplementedError("some series of a history are read only")
 
 
 class View(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from smcssm.core import Observation
-from smcssm.history import MARKS, Columns, Store
+from smcssm.history import MARKS, Columns, ReadOnly
 
 ROOM = 64  # rows, to begin with
 KEPT = 4096  # cells of a column that a view reads once and keeps, while a move goes through them several times
@@ -79,8 +79,8 @@ class Histories:
             self._columns[name][:have] = column
 
 
-class Aligned(Store):
-    """Histories of some series, ending together; to read from only."""
+class Aligned(ReadOnly):
+    """Histories of some series, ending together."""
 
     def __init__(self, columns: Columns, series: Int[np.ndarray, " b"], lengths: Int[np.ndarray, " b"]) -> None:
         self._columns, self._series = columns, series
@@ -117,18 +117,6 @@ class Aligned(Store):
             out[name] = _padded(part, stop - start)
         marks = out.pop(MARKS)
         return out | {"reported": _padded(reported, stop - start), MARKS: marks}
-
-    def append(self, columns: Columns) -> None:
-        """Not here."""
-        raise NotImplementedError("a view of histories is read only")
-
-    def truncate(self, length: int) -> None:
-        """Not here."""
-        raise NotImplementedError("a view of histories is read only")
-
-    def commit(self, length: int) -> None:
-        """Not here."""
-        raise NotImplementedError("a view of histories is read only")
 
 
 def _columns(row: Observation) -> Columns:
