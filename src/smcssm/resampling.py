@@ -28,6 +28,13 @@ def effective_sample_size(log_weight: Float[Array, "... n"]) -> Float[Array, "..
     return jnp.where(squares > 0, total**2 / jnp.where(squares > 0, squares, 1.0), 0.0)
 
 
+def distinct_sample_size(z: Float[Array, " n"], weight: Float[Array, " n"]) -> Float[Array, ""]:
+    """The effective sample size of normalised weights where copies of a value count as one."""
+    order = jnp.argsort(z)
+    number = jnp.cumsum(jnp.diff(z[order], prepend=z[order[:1]]) != 0)
+    return 1 / jnp.sum(jax.ops.segment_sum(weight[order], number, len(z), indices_are_sorted=True) ** 2)
+
+
 def largest_exponent(
     log_weight: Float[Array, "... n"],
     log_factor: Float[Array, "... n"],

@@ -6,12 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Int, PyTree
 
 from smcssm import kalman
 from smcssm.core import AbstractFilter, AbstractLinearGaussian, FilterInfo, Observation, Status, System, in_turn
-from smcssm.gaussian import Gaussian, affine, normal
+from smcssm.gaussian import Gaussian, affine, normal, normal_cdf
 from smcssm.kalman.smoother import Backward
 from smcssm.linalg import rows, stack, vector
 
@@ -41,7 +40,7 @@ class Kalman(AbstractFilter):
         del key
         system = self.model.matrices(params, obs)
         belief, innovation = kalman.step(belief, system, obs.y, obs.mask, obs.dt)
-        pit = jnp.where(obs.mask, norm.cdf((obs.y - innovation.mean) / innovation.sd), jnp.nan)
+        pit = jnp.where(obs.mask, normal_cdf((obs.y - innovation.mean) / innovation.sd), jnp.nan)
         status = jnp.where(innovation.positive, Status.OK, Status.NOT_POSITIVE_DEFINITE).astype(jnp.int8)
         return belief, FilterInfo(innovation.log_lik, innovation.mean, innovation.sd, pit, status)
 

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, no_type_check
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
-from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Int, PyTree
 
 from smcssm import kalman
@@ -38,7 +37,7 @@ from smcssm.errors import ModelError
 from smcssm.filters import collapse
 from smcssm.filters.collapse import taken
 from smcssm.filters.kalman import simulate
-from smcssm.gaussian import Gaussian, mixture_moments, normal
+from smcssm.gaussian import Gaussian, mixture_moments, normal, normal_cdf
 from smcssm.linalg import rows, stack, vector
 
 TOGETHER = 4096
@@ -284,7 +283,7 @@ def _mixture(
     """The one-step predictive: a mixture with the weights before y_t was used."""
     w = jnp.exp(before - logsumexp(before, axis=(0, 1), keepdims=True))[None]
     mean, sd = mixture_moments(w, innovation.mean, innovation.sd, (1, 2))
-    below = norm.cdf((obs.y - innovation.mean) / innovation.sd)
+    below = normal_cdf((obs.y - innovation.mean) / innovation.sd)
     pit = jnp.sum(jnp.where(w > 0, w * below, 0.0), axis=(1, 2))
     pit = jnp.where(obs.mask[:, 0, 0], pit, jnp.nan)
     singular = jnp.any(~innovation.positive & (before > -jnp.inf), axis=(0, 1))

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.core import AbstractHiddenMarkov, AbstractPrior, Observation, Theta
 from smcssm.errors import ModelError
+from smcssm.gaussian import normal_cdf
 from smcssm.models.arguments import count, labels, numbered
 from smcssm.models.linear_gaussian import shapes_of
 from smcssm.models.regimes import Chain, checked
@@ -101,7 +102,7 @@ class GaussianRegimes(AbstractHiddenMarkov):
     def emission(self, params: Theta, obs: Observation) -> Told:
         """Mean, sd and distribution function."""
         mean, sd = params["mean"], self._sd(params, obs)
-        return mean[:, None], sd[:, None], norm.cdf((obs.y - mean) / sd)[:, None]
+        return mean[:, None], sd[:, None], normal_cdf((obs.y - mean) / sd)[:, None]
 
     def sample_observation(
         self, key: Array, params: Theta, u: Int[Array, "s n"], obs: Observation

@@ -15,11 +15,10 @@ import math
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jax.scipy.stats import norm
 from jaxtyping import Array, Bool, Float
 
 from smcssm.core import AbstractNonlinear, AbstractPrior, Observation, Theta
-from smcssm.gaussian import normal
+from smcssm.gaussian import normal, normal_cdf
 from smcssm.models.stationary import UniformStationary
 from smcssm.models.structural import nonnegative
 from smcssm.priors.base import Beta, HalfNormal, Independent, Normal
@@ -112,5 +111,5 @@ class StochasticVolatility(AbstractNonlinear):
     ) -> tuple[Array, Array, Array, Array]:
         """N(0, exp(h))."""
         sd = jnp.exp(0.5 * x[:1])
-        below = norm.cdf(obs.y / sd)
+        below = normal_cdf(obs.y / sd)
         return jnp.zeros_like(sd), sd, below, below

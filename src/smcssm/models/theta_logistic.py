@@ -19,7 +19,7 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Bool, Float
 
 from smcssm.core import AbstractNonlinear, AbstractPrior, Observation, Theta
-from smcssm.gaussian import normal
+from smcssm.gaussian import normal, normal_cdf
 from smcssm.models.arguments import Numbers, deviations, numbers
 from smcssm.models.structural import noise_sd, nonnegative
 from smcssm.priors.base import HalfNormal, Independent, LogNormal
@@ -88,7 +88,7 @@ class ThetaLogistic(AbstractNonlinear):
     ) -> tuple[Array, Array, Array, Array]:
         """N(x, sigma_obs²)."""
         sd = jnp.broadcast_to(_sd(params, obs)[None], x.shape)
-        below = norm.cdf((obs.y - x) / sd)
+        below = normal_cdf((obs.y - x) / sd)
         return x, sd, below, below
 
     def propose(

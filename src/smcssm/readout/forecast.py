@@ -13,6 +13,7 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from smcssm.core import Observation
+from smcssm.gaussian import normal_cdf
 from smcssm.readout.paths import paths
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.population import SMC2, Population, Stream, at_particles, stream
@@ -102,7 +103,7 @@ def mixture_quantiles(
             a, b, below, above = bounds
             middle = 0.5 * (a + b)
             z = (middle[..., None] - m) / jnp.where(s > 0, s, 1e-300)
-            p = jnp.sum(w * norm.cdf(z), axis=-1)
+            p = jnp.sum(w * normal_cdf(z), axis=-1)
             low = p < level
             pairs = (middle, a), (b, middle), (p, below), (above, p)
             return tuple(jnp.where(low, new, old) for new, old in pairs)

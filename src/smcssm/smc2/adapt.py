@@ -155,30 +155,33 @@ def climb(
     return new, due & ((new.phi < 1) | short)
 
 
-def distinct_sample_size(z: Float[Array, "z s n"], log_weight: Float[Array, "s n"]) -> Float[Array, " s"]:
-    """The effective sample size where copies of a particle count as one."""
-
-    def one(z: Float[Array, " n"], w: Float[Array, " n"]) -> Float[Array, ""]:
-        order = jnp.argsort(z)
-        number = jnp.cumsum(jnp.diff(z[order], prepend=z[order[:1]]) != 0)
-        return 1 / jnp.sum(jax.ops.segment_sum(w[order], number, len(z)) ** 2)
-
-    return jax.vmap(one)(z[0], normalise(log_weight))
-
-
 def mixing(
     smc: SMC2, start: Float[Array, "z s n"], population: Population
 ) -> tuple[Float[Array, " s"], Float[Array, " s"], Int[Array, " s"]]:
     """How much of ``start`` is left, and the number of distinct particles.
 
     Left are the largest correlation of a component with its value at ``start``, and the share that has not moved.
+    Values far out count as if they were two standard deviations out: a few particles that stay in a long tail, where
+    they may be right to stay, would make up most of the plain correlation.
     """
     del smc
     z = population.z
-    a, b = start - jnp.mean(start, axis=-1, keepdims=True), z - jnp.mean(z, axis=-1, keepdims=True)
+    low, high = bulk(start)
+    a, b = (jnp.clip(x, low, high) for x in (start, z))
+    a, b = (x - jnp.mean(x, axis=-1, keepdims=True) for x in (a, b))
     norm = jnp.sqrt(jnp.sum(a * a, axis=-1) * jnp.sum(b * b, axis=-1))
     correlation = jnp.where(norm > 0, jnp.abs(jnp.sum(a * b, axis=-1)) / jnp.where(norm > 0, norm, 1.0), 1.0)
     ordered = jnp.sort(z[0], axis=-1)
     distinct = 1 + jnp.sum(ordered[:, 1:] != ordered[:, :-1], axis=-1)
     stayed = jnp.mean(jnp.all(z == start, axis=0), axis=-1)
     return jnp.max(correlation, axis=0), stayed, distinct
+
+
+def bulk(z: Float[Array, "z s n"]) -> tuple[Float[Array, "z s 1"], Float[Array, "z s 1"]]:
+    """Two standard deviations around the mean of each component, of values clipped to such bounds before, twice."""
+    low, high = (f(z, axis=-1, keepdims=True) for f in (jnp.min, jnp.max))
+    for _ in range(3):
+        x = jnp.clip(z, low, high)
+        mean, sd = (f(x, axis=-1, keepdims=True) for f in (jnp.mean, jnp.std))
+        low, high = mean - 2 * sd, mean + 2 * sd
+    return low, high

@@ -27,8 +27,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from smcssm.core import AbstractProposal
-from smcssm.resampling import effective_sample_size, log_mean_weight, normalise, pareto_shape, systematic
-from smcssm.smc2.adapt import carried, distinct_sample_size, from_folds, gather, group_variance, in_folds
+from smcssm.resampling import (
+    distinct_sample_size,
+    effective_sample_size,
+    log_mean_weight,
+    normalise,
+    pareto_shape,
+    systematic,
+)
+from smcssm.smc2.adapt import carried, from_folds, gather, group_variance, in_folds
 from smcssm.smc2.challengers import Challengers, tempered_log_density
 from smcssm.smc2.kernels.metropolis import fit
 from smcssm.smc2.population import SMC2, Population, Stream, at_full_exponent, select, stream
@@ -58,7 +65,8 @@ def rescue(
     own_log_q = from_folds(jax.vmap(proposal.log_density)(tuning, z, z), len(ready))
     ratio = tempered_log_density(smc, jnp.ones_like(population.phi), population) - own_log_q
     missed = jnp.sum(jnp.where(ratio > jnp.max(whole, axis=-1, keepdims=True), normalise(weight), 0.0), axis=-1) > 0.05
-    own, known = distinct_sample_size(population.z, weight), effective_sample_size(whole)
+    own = jax.vmap(distinct_sample_size)(population.z[0], normalise(weight))
+    known = effective_sample_size(whole)
     few = max(0.1 * n, 10.0 * len(population.z))
     astray = ready & ~missed & (doubtful | (own < few))
     good = astray & (known >= few) & (jax.vmap(pareto_shape)(whole) <= 0.7)

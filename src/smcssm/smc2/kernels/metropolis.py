@@ -64,18 +64,25 @@ class Metropolis(AbstractKernel):
     ) -> tuple[Population, Moved]:
         """Resample, then one proposal per particle and sweep, replayed and judged.
 
-        Of many series those alone go on that have not forgotten where they were.
+        Proposals are fitted anew each time around, and serve sweeps of the same series that follow each other. Of many
+        series those alone go on that have not forgotten where they were.
         """
         population = compiled(resample, smc)(population, due, np.int64(rung))
+        fitted: tuple[Any, ...] = ()
 
         def sweep(population: Population, due: Bool[np.ndarray, " s"], number: int) -> Any:
-            counters = np.int64(rung), np.int64(number)
+            nonlocal fitted
+            counters, proposal = (np.int64(rung), np.int64(number)), self.proposals[number % len(self.proposals)]
             few = batch(np.flatnonzero(due), len(due))
-            if len(few.due) == len(due):
-                return self._sweep(smc, population, history, since, due, counters)
-            here = few.series
-            sub = take(population, here), history.of(here), since[here], few.due
-            part, *told = self._sweep(smc, *sub, counters)
+            whole = len(few.due) == len(due)
+            here = (population, history, since, due) if whole else (
+                take(population, few.series), history.of(few.series), since[few.series], few.due
+            )
+            if number % len(self.proposals) == 0 or fitted[:2] != (proposal, few.series.tobytes()):
+                fitted = proposal, few.series.tobytes(), fitting(smc, proposal, here[0])
+            part, *told = _sweep(smc, proposal, fitted[2], *here, counters)
+            if whole:
+                return part, *told
             return put(population, few.back(len(due)), part), *(few.spread(a, len(due)) for a in told)
 
         population, moved = decorrelate(smc, population, sweep, due, max_sweeps)
@@ -83,30 +90,37 @@ class Metropolis(AbstractKernel):
             population = compiled(relabel.anew, smc)(population, due, np.int64(rung), np.int64(max_sweeps))
         return population, moved
 
-    def _sweep(
-        self,
-        smc: SMC2,
-        population: Population,
-        history: History,
-        since: Int[np.ndarray, " s"],
-        due: Bool[np.ndarray, " s"],
-        counters: tuple[np.int64, np.int64],
-    ) -> tuple[Population, Float[Array, " s"], Int[Array, " s"]]:
-        proposal = self.proposals[counters[1] % len(self.proposals)]
-        tuning = compiled(fit, smc, proposal)(replace(population, belief=None))  # the same program for any belief
-        challengers, log_ratio = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)
-        challengers = replay(smc, population, challengers, history, since, *counters)
-        return compiled(accept, smc)(population, challengers, log_ratio, due, *counters)
-
     def warmup(self, smc: SMC2, population: Population, history: History) -> Population:
         """Compile every program of a move."""
         due, since = np.ones(population.t.shape, bool), np.full(population.t.shape, len(history))
         population = compiled(resample, smc)(population, due, np.int64(0))
-        for number in range(len(self.proposals)):
-            population, *_ = self._sweep(smc, population, history, since, due, (np.int64(0), np.int64(number)))
+        for number, proposal in enumerate(self.proposals):
+            tuning, counters = fitting(smc, proposal, population), (np.int64(0), np.int64(number))
+            population, *_ = _sweep(smc, proposal, tuning, population, history, since, due, counters)
         if self.relabel:
             compiled(relabel.anew, smc)(population, due, np.int64(0), np.int64(0))
         return population
+
+
+def fitting(smc: SMC2, proposal: AbstractProposal, population: Population) -> PyTree[Array]:
+    """``fit``, by the same program for any belief."""
+    return compiled(fit, smc, proposal)(replace(population, belief=None))
+
+
+def _sweep(
+    smc: SMC2,
+    proposal: AbstractProposal,
+    tuning: PyTree[Array],
+    population: Population,
+    history: History,
+    since: Int[np.ndarray, " s"],
+    due: Bool[np.ndarray, " s"],
+    counters: tuple[np.int64, np.int64],
+) -> tuple[Population, Float[Array, " s"], Int[Array, " s"]]:
+    """Draw, replay and judge; also the acceptance rate and the status."""
+    challengers, log_ratio = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)
+    challengers = replay(smc, population, challengers, history, since, *counters)
+    return compiled(accept, smc)(population, challengers, log_ratio, due, *counters)
 
 
 def in_turn(proposal: str | AbstractProposal) -> tuple[AbstractProposal, ...]:

@@ -5,7 +5,7 @@
     start:       one component, or two: split at the mean of the most bimodal direction
     iterate:     r_ik  = share_k t_5(z_i; k) / sum_k share_k t_5(z_i; k),   u_ik = (5 + d) / (5 + distance²_ik)
                  share_k, mean_k, scale_k  <-  sums weighted by w_i r_ik, by w_i r_ik u_ik, by w_i r_ik u_ik
-    two or one:  whichever predicts the particles better that it was not fitted to
+    two or one:  two where they gain more per particle than what they fit by chance (Akaike 1974), and a margin
 
 EM for mixtures of t distributions: Peel & McLachlan (2000, doi:10.1023/A:1008981510081), the scale divided as by
 Kent, Tyler & Vardi (1994). Components heavier in the tails than the posterior keep likelihood ratios bounded (South,
@@ -30,7 +30,7 @@ from smcssm.smc2.proposals.student_t import log_density, squared_distance, stand
 
 _BODY, _WIDE = 5, 3  # degrees of freedom
 _ITERATIONS = 12
-_MARGIN = 0.02  # nats per held-out particle that a second component has to gain
+_MARGIN = 0.02  # nats per particle that a second component has to gain
 _LEAST = 0.05  # share of a component
 _FLOOR = 1e-3  # of a component's scale, relative to the covariance of all
 
@@ -87,24 +87,19 @@ def _log_density(fit: Fit, z: Float[Array, "z n"], nu: int) -> Float[Array, " n"
 
 
 def _one_or_two(points: Points) -> Fit:
-    """The body in coordinates in which the population has mean 0 and covariance 1, what the prior lends it included.
-
-    Every other distinct value is held out, so that no copy of a particle is on both sides.
-    """
+    """The body in coordinates in which the population has mean 0 and covariance 1, what the prior lends it included."""
     d = len(points.z)
     y = jax.scipy.linalg.solve_triangular(points.chol, points.z - points.mean[:, None], lower=True)
-    one, upper = jnp.ones_like(points.weight, bool), _upper(points)
-    start = jnp.stack([jnp.stack([one, ~one]), jnp.stack([upper, ~upper])])
-    odd = points.number % 2 == 1
-    weight = jnp.where(jnp.stack([one, ~odd, odd]), points.weight[None], 0.0)
     floor = (1 + _FLOOR) * jnp.eye(d) - y * points.weight[None] @ y.T  # what is lent, and a little more
-    fits = jax.vmap(jax.vmap(partial(_em, y, points.effective, floor), (None, 0)), (0, None))(weight, start)
-    density = jax.vmap(jax.vmap(lambda fit: _log_density(fit, y, _BODY)))(fits)
-    _, by_even, by_odd = density[:, 1] - density[:, 0]
-    gain = jnp.sum(points.weight * jnp.where(odd, by_even, by_odd))
-    share = jnp.exp(jnp.min(fits.log_share[0, 1]))
-    two = (points.effective >= 20 * d) & (gain > _MARGIN) & (share >= _LEAST)
-    return jax.tree.map(lambda leaf: jnp.where(two, leaf[0, 1], leaf[0, 0]), fits)
+    upper = _upper(points)
+    one, two = (_em(y, points, floor, start) for start in (jnp.ones_like(upper)[None], jnp.stack([upper, ~upper])))
+    gain = points.weight @ (_log_density(two, y, _BODY) - _log_density(one, y, _BODY))
+    parameters = 1 + d + d * (d + 1) / 2
+    enough = (points.effective >= 20 * d) & (jnp.exp(jnp.min(two.log_share)) >= _LEAST)
+    nothing = Fit(jnp.array([-jnp.inf]), jnp.zeros((1, d)), jnp.eye(d)[None])
+    alone = jax.tree.map(lambda *leaves: jnp.concatenate(leaves).astype(y.dtype), one, nothing)
+    better = enough & (gain - parameters / points.effective > _MARGIN)
+    return jax.tree.map(lambda *leaves: jnp.where(better, *leaves), two, alone)
 
 
 def _upper(points: Points) -> Bool[Array, " n"]:
@@ -125,9 +120,8 @@ def _upper(points: Points) -> Bool[Array, " n"]:
 
 def _em(
     y: Float[Array, "z n"],
-    effective: Float[Array, ""],
+    points: Points,
     floor: Float[Array, "z z"],
-    weight: Float[Array, " n"],
     start: Bool[Array, "k n"],
 ) -> Fit:
     """Fit a mixture from hard assignments, every covariance over a floor; a component without points stays without.
@@ -137,8 +131,8 @@ def _em(
     d = len(y)
 
     def components(assigned: Float[Array, "k n"], factor: Float[Array, "k n"]) -> Fit:
-        a = weight[None] * assigned
-        share = jnp.sum(a, axis=1) / jnp.maximum(jnp.sum(weight), 1e-300)
+        a = points.weight[None] * assigned
+        share = jnp.sum(a, axis=1)
         a = a * factor
         a = a / jnp.maximum(jnp.sum(a, axis=1, keepdims=True), 1e-300)
         mean = a @ y.T
@@ -154,6 +148,6 @@ def _em(
 
     hard = start.astype(y.dtype)
     fit = components(*jax.lax.fori_loop(0, _ITERATIONS, iterate, (hard, jnp.ones_like(hard))))
-    number = jnp.maximum(effective * jnp.sum(weight) * jnp.exp(fit.log_share), 1.0)
+    number = jnp.maximum(points.effective * jnp.exp(fit.log_share), 1.0)
     wider = jnp.sqrt(1 + 3 * d / number)
     return fit._replace(chol=fit.chol * wider[:, None, None])

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from smcssm.resampling import largest_exponent, normalise
+from smcssm.resampling import distinct_sample_size, largest_exponent, normalise
 
 
 class Points(NamedTuple):
-    """Weighted points, copies next to each other; their moments; location and scale of the prior.
+    """Weighted points, their moments, and location and scale of the prior.
 
-    ``weight`` adds up to one, ``number`` counts the distinct values, ``effective`` is their effective number, and
-    ``chol`` a Cholesky factor of the covariance, never singular.
+    ``weight`` adds up to one, ``effective`` is the effective number of distinct values, and ``chol`` a Cholesky factor
+    of the covariance, never singular.
     """
 
     z: Float[Array, "z n"]
     weight: Float[Array, " n"]
-    number: Int[Array, " n"]
     effective: Float[Array, ""]
     mean: Float[Array, " z"]
     chol: Float[Array, "z z"]
@@ -36,14 +34,11 @@ def clean(
     z: Float[Array, "z n"], log_weight: Float[Array, " n"], centre: Float[Array, " z"], scale: Float[Array, " z"]
 ) -> Points:
     """The points of a population; those that are not finite count for nothing."""
-    d, n = z.shape
-    order = jnp.argsort(z[0])
-    z, log_weight = z[:, order], log_weight[order]
+    d = len(z)
     usable = jnp.all(jnp.isfinite(z), axis=0) & (log_weight < jnp.inf)
     z = jnp.where(usable[None], z, jnp.where(jnp.isfinite(centre), centre, 0.0)[:, None])
     weight = flattened(jnp.where(usable, log_weight, -jnp.inf), 10.0 * d)
-    number = jnp.cumsum(jnp.any(z != jnp.roll(z, 1, axis=1), axis=0).at[0].set(False))
-    effective = 1 / jnp.sum(jax.ops.segment_sum(weight, number, n) ** 2)
+    effective = distinct_sample_size(z[0], weight)
     mean = z @ weight
     centred = z - mean[:, None]
     covariance = centred * weight[None] @ centred.T
@@ -54,7 +49,7 @@ def clean(
     few = jnp.clip(1 - (effective - 1) / (d + 1), 0.0, 1.0)
     floor = (few * scale) ** 2 + (1e-5 * sd) ** 2 + 1e-12
     chol = jnp.linalg.cholesky(covariance + jnp.diag(floor))
-    return Points(z, weight, number, effective, mean, chol, centre, scale)
+    return Points(z, weight, effective, mean, chol, centre, scale)
 
 
 def flattened(log_weight: Float[Array, " n"], goal: float) -> Float[Array, " n"]:
