@@ -83,7 +83,7 @@ def test_copies_go_their_own_way_and_reset_is_a_new_beginning():
     assert_same(leaves(engine), leaves(same))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_replay_equals_what_every_particle_carries(dtype):
     engine = small(dtype=dtype, runs=2)
     for y in GAPS:
@@ -103,6 +103,7 @@ def test_replay_equals_what_every_particle_carries(dtype):
             np.testing.assert_allclose(end.belief.chol, population.belief.chol, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_float32_follows_float64():
     double, single = small(), small(dtype="float32")
     double.update(GAPS[:40])
@@ -112,6 +113,7 @@ def test_float32_follows_float64():
     assert single._runtime.state.population.belief.mean.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_runs_are_independent_populations():
     three, one = small(runs=3), small()
     three.update(GAPS)
@@ -231,7 +233,7 @@ def test_an_impossible_observation_is_refused_by_name_and_the_stream_goes_on():
     assert_same(leaves(engine), leaves(clean))
 
 
-@pytest.mark.parametrize("where", [0, 3, 25])
+@pytest.mark.parametrize("where", [3, *(pytest.param(i, marks=pytest.mark.slow) for i in (0, 25))])
 def test_an_impossible_observation_can_be_taken_as_missing(where):
     """One that no particle can explain, and one that tempering cannot bridge: bit for bit a missing value."""
     lenient, stepped, missing = (small(impossible="missing", runs=2) for _ in range(3))

@@ -97,7 +97,10 @@ def one(system, s, n):
     return m0, L0 @ L0.T, F, c, LQ @ LQ.T, H, d, LR @ LR.T
 
 
-@pytest.mark.parametrize(("nx", "ny"), [(1, 1), (2, 1), (3, 2), (4, 3), (6, 2), (8, 1), (13, 1)])
+SHAPES = [(1, 1), (2, 1), (3, 2), (4, 3), (6, 2), (8, 1), pytest.param(13, 1, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("nx", "ny"), SHAPES)
 def test_equals_covariance_filter_and_joint_law(nx, ny):
     system, (ys, dts) = degenerate(population(nx, ny, 7)), observations(ny)
     if ny == 1:

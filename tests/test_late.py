@@ -78,7 +78,7 @@ def assert_replayed(engine, time, y, sd):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("schedule", [None, PACED])
+@pytest.mark.parametrize("schedule", [pytest.param(None, marks=pytest.mark.slow), PACED])
 def test_every_particle_is_its_sorted_replay_at_any_moment(schedule):
     time, y, sd = (a[shuffled()] for a in stream())
     engine, moved = build(schedule), []

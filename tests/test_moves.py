@@ -172,7 +172,7 @@ def exact():
     return quadrature.local_level(Y, 0.0, 10.0, (1.0, 2.0), {T})[T]
 
 
-SHORT = [pytest.param(i, marks=pytest.mark.slow if name == "NUTS" else ()) for i, name in enumerate(NAMES)]
+SHORT = [pytest.param(i, marks=pytest.mark.slow if name in ("HMC", "NUTS") else ()) for i, name in enumerate(NAMES)]
 
 
 @pytest.fixture(scope="module", params=SHORT, ids=NAMES)
@@ -280,6 +280,7 @@ class AcceptsAlways(AbstractGradient):
         return Outcome(new, jnp.ones(()), ~fine)
 
 
+@pytest.mark.slow
 def test_a_move_that_accepts_always_is_caught(exact):
     e = engine(AcceptsAlways(), schedule=ss.schedules.Immediate(max_sweeps=5))
     e.update(Y)

@@ -41,6 +41,7 @@ def density_at(tuning, z):
     return np.asarray(PROPOSAL.log_density(tuning, jnp.asarray(z), jnp.asarray(z)))
 
 
+@pytest.mark.slow
 def test_densities_integrate_to_one():
     x = np.sinh(np.linspace(-10, 10, 4001))
     density = np.exp(density_at(fit(one_mode(1, 300)), x[None]))
@@ -131,6 +132,7 @@ def test_odd_priors_do_no_harm(scale):
     assert all(np.isfinite(leaf).all() for leaf in tuning[1:])
 
 
+@pytest.mark.slow
 def test_mapped_over_series_it_is_the_same():
     both = jnp.stack([jnp.asarray(one_mode(2, 300)), jnp.asarray(two_modes(300))])
     zero, one = jnp.zeros((2, 2)), jnp.ones((2, 2))

@@ -68,7 +68,7 @@ def compiled():
     return {n: pytensor.function([*inputs, g], [log_lik, *gradients], mode=mode) for n, mode in modes.items()}
 
 
-@pytest.mark.parametrize("mode", ["numba", "python"])
+@pytest.mark.parametrize("mode", ["numba", pytest.param("python", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("singular", [True, False])
 def test_value_is_that_of_a_covariance_filter(compiled, mode, singular):
     s = system(singular=singular)

@@ -182,6 +182,7 @@ def test_models_without_exchangeable_regimes_are_refused():
         check(runtime.smc, np.zeros((2, 1)))
 
 
+@pytest.mark.slow
 def test_an_engine_visits_both_names():
     """Half of the particles have the first regime's mean above the second's, whatever the data."""
     model, rng = ss.models.GaussianRegimes(2), np.random.default_rng(2)

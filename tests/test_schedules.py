@@ -102,6 +102,7 @@ def replayed(e):
     return challengers.replay(smc, population, begin, runtime.history, since, np.int64(0), np.int64(0))
 
 
+@pytest.mark.slow
 def test_particles_carry_what_a_replay_gives_while_bridging_too():
     e = engine(runs=2)
     y = data(300, surprises=[(150, 15.0), (160, -12.0)])
@@ -149,6 +150,7 @@ def test_reports_while_bridging_are_of_the_whole_posterior():
     assert np.all(np.abs(table["mean"].to_numpy() - answer.mean) < 4 * answer.sd / np.sqrt(info.ess) + 0.05)
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_an_error_that_is_not_known():
     e = engine(ss.Paced(budget=2), n=1000)
     y = data(61, surprises=[(40, 30.0)])
@@ -294,7 +296,8 @@ def test_sound_evidence_is_not():
     assert not (infos.status == ss.Status.SUSPECT).any()
 
 
-@pytest.mark.parametrize("sampler", [pytest.param("crisan", marks=pytest.mark.slow), "liu"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["crisan", "liu"])
 def test_jitter_is_near_and_forgets_history(sampler):
     kernel = ss.schedules.CrisanMiguez() if sampler == "crisan" else ss.schedules.LiuWest(0.98)
     e = engine(ss.Jitter(kernel), runs=8, n=1000)

@@ -132,7 +132,8 @@ def switching_paths(theta):
     return log_p
 
 
-@pytest.mark.parametrize("lag", [None, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lag", [None, 2])
 def test_regimes_are_traced_exactly_while_every_path_has_a_place(lag):
     engine = engine_of(MODEL, SWITCHING_PRIOR, y=tuple(map(tuple, Y)), filter=BRANCHES)
     got = engine.smooth(lag, seed=5)
@@ -204,7 +205,8 @@ def smoothed_on_a_grid(theta, stop):
     return np.stack([smoothed @ x, smoothed @ x**2], axis=-1)
 
 
-@pytest.mark.parametrize("lag", [None, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lag", [None, 2])
 def test_ancestors_of_particles_have_the_smoothed_moments_of_a_grid(lag, monkeypatch):
     """Few outer draws of many inner particles each, so that the bias of order 1 / M is far below the noise."""
     engine = engine_of(

@@ -29,7 +29,8 @@ from smcssm.smc2.proposals.points import Points, clean
 from smcssm.smc2.proposals.student_t import log_density, squared_distance, standard_draws
 
 _BODY, _WIDE = 5, 3  # degrees of freedom
-_ITERATIONS = 12
+_ITERATIONS = {1: 5, 2: 12}  # by number of components
+_FEWEST = 100  # points in which a second component is looked for
 _MARGIN = 0.02  # nats per particle that a second component has to gain
 _LEAST = 0.05  # share of a component
 _FLOOR = 1e-3  # of a component's scale, relative to the covariance of all
@@ -91,13 +92,16 @@ def _one_or_two(points: Points) -> Fit:
     d = len(points.z)
     y = jax.scipy.linalg.solve_triangular(points.chol, points.z - points.mean[:, None], lower=True)
     floor = (1 + _FLOOR) * jnp.eye(d) - y * points.weight[None] @ y.T  # what is lent, and a little more
+    one = _em(y, points, floor, jnp.ones_like(points.weight, bool)[None])
+    nothing = Fit(jnp.array([-jnp.inf]), jnp.zeros((1, d)), jnp.eye(d)[None])
+    alone = jax.tree.map(lambda *leaves: jnp.concatenate(leaves).astype(y.dtype), one, nothing)
+    if y.shape[1] < _FEWEST:
+        return alone
     upper = _upper(points)
-    one, two = (_em(y, points, floor, start) for start in (jnp.ones_like(upper)[None], jnp.stack([upper, ~upper])))
+    two = _em(y, points, floor, jnp.stack([upper, ~upper]))
     gain = points.weight @ (_log_density(two, y, _BODY) - _log_density(one, y, _BODY))
     parameters = 1 + d + d * (d + 1) / 2
     enough = (points.effective >= 20 * d) & (jnp.exp(jnp.min(two.log_share)) >= _LEAST)
-    nothing = Fit(jnp.array([-jnp.inf]), jnp.zeros((1, d)), jnp.eye(d)[None])
-    alone = jax.tree.map(lambda *leaves: jnp.concatenate(leaves).astype(y.dtype), one, nothing)
     better = enough & (gain - parameters / points.effective > _MARGIN)
     return jax.tree.map(lambda *leaves: jnp.where(better, *leaves), two, alone)
 
@@ -147,7 +151,7 @@ def _em(
         return jax.nn.softmax(fit.log_share[:, None] + each, axis=0), (_BODY + d) / (_BODY + square)
 
     hard = start.astype(y.dtype)
-    fit = components(*jax.lax.fori_loop(0, _ITERATIONS, iterate, (hard, jnp.ones_like(hard))))
+    fit = components(*jax.lax.fori_loop(0, _ITERATIONS[len(hard)], iterate, (hard, jnp.ones_like(hard))))
     number = jnp.maximum(points.effective * jnp.exp(fit.log_share), 1.0)
     wider = jnp.sqrt(1 + 3 * d / number)
     return fit._replace(chol=fit.chol * wider[:, None, None])

@@ -58,4 +58,4 @@ def flattened(log_weight: Float[Array, " n"], goal: float) -> Float[Array, " n"]
     flat = jnp.where(alive, 0.0, -jnp.inf)
     enough = jnp.minimum(goal, 0.5 * jnp.sum(alive))
     log_weight = jnp.where(alive, jnp.maximum(log_weight, jnp.finfo(log_weight.dtype).min), 0.0)
-    return normalise(flat + largest_exponent(flat, log_weight, jnp.ones(()), enough) * log_weight)
+    return normalise(flat + largest_exponent(flat, log_weight, jnp.ones(()), enough, halvings=15) * log_weight)
