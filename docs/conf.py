@@ -1,4 +1,4 @@
-"""Sphinx configuration; `make docs` builds strictly and runs the notebooks."""
+"""Sphinx configuration; `make docs` builds strictly and runs the notebooks, unless SMCSSM_DOCS_EXECUTE=0."""
 
 import os
 import re
@@ -25,7 +25,7 @@ release = version = metadata.version("smcssm")
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
 exclude_patterns = ["_build", "jupyter_execute"]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
-nb_execution_mode = "cache"
+nb_execution_mode = "off" if os.environ.get("SMCSSM_DOCS_EXECUTE") == "0" else "cache"
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True

@@ -56,6 +56,9 @@ class Tab:
             assert time.monotonic() < end, f"{words!r} is not on the page: {said!r}; {self.errors}"
             await asyncio.sleep(0.2)
 
+    def close(self):
+        self._socket.close()
+
     async def picture(self, path):
         data = (await self.call("Page.captureScreenshot", format="png"))["data"]
         Path(path).write_bytes(base64.b64decode(data))
@@ -82,6 +85,7 @@ async def tab(url, width=1280, height=1100):
                 await here.call(f"{domain}.enable")
             await here.call("Page.navigate", url=url)
             yield here
+            here.close()
         finally:
             process.terminate()
             process.wait()

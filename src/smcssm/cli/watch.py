@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from smcssm.cli.rows import Row
+from smcssm.cli.session import HELD_BACK, Session, Settings
 from smcssm.engine import Engine
 from smcssm.record import StepInfo
 from smcssm.watching.server import free
 from smcssm.watching.view import Live, panel
 
 RECORD = 300  # observations that the page goes back
+
+
+def watched(settings: Settings, file: Path, format: str, *, port: int, show: bool, stay: bool, follow: bool) -> int:
+    """Run a stream with a page; the exit code."""
+    title = f"{file.name}: {', '.join(settings.columns.channels)}" if str(file) != "-" else "stdin"
+    pages: list[Watched] = []
+
+    def board(console: Console) -> Watched:
+        pages.append(Watched(console, port, show, title))
+        return pages[0]
+
+    session = Session(settings._replace(board=board, record=RECORD, follow=follow))
+    if settings.scale is None or settings.columns.time is not None:
+        session.err.print(f"the page comes once the first {HELD_BACK} values are in", markup=False)
+    code = session.run(file, format)
+    if stay and code == 0:
+        pages[0].stay()
+    return code
 
 
 class Watched:

@@ -80,7 +80,7 @@ class Forecast:
 
 
 class Band:
-    """Median and 90% interval of one hyperparameter; the prior's is said in words."""
+    """Median and 90% interval of one hyperparameter; in numbers above it, as is the prior's."""
 
     def __init__(self, name: str) -> None:
         self.figure, self._name = _figure(190, name), name
@@ -96,8 +96,8 @@ class Band:
         before = frame.prior[self._name]
         _range(self.figure.y_range, band_limits(q, before))
         _time_axis(self.figure, frame.x)
-        now = f"{q[-1, 1]:.4g}, 90% {q[-1, 0]:.4g} to {q[-1, 2]:.4g}"
-        self.figure.title.text = f"{self._name}: {now} (prior {before[0]:.3g} to {before[2]:.3g})"
+        now = f"{q[-1, 1]:.3g} [{q[-1, 0]:.3g}, {q[-1, 2]:.3g}]"
+        self.figure.title.text = f"{self._name}: {now}; prior [{before[0]:.2g}, {before[2]:.2g}]"
 
 
 class Particles:
@@ -158,9 +158,13 @@ class Calibration:
         self.figure.title.text = f"Calibration: {len(pit)} values, Kolmogorov-Smirnov p = {uniformity(pit):.2g}"
 
 
+_DATES = dict(hours="%d %b %H:%M", days="%d %b", months="%b %Y", hourmin="%H:%M", minutes="%H:%M")
+
+
 def _figure(height: int, title: str = "") -> Any:
-    f = new_figure(height=height, sizing_mode="stretch_width", tools="", toolbar_location=None, title=title or None)
+    f = new_figure(height=height, sizing_mode="stretch_width", tools="", toolbar_location=None, title=title)
     f.x_range, f.y_range = Range1d(0, 1), Range1d(0, 1)
+    f.title.text_font_size = "12px"
     f.min_border_left, f.axis.minor_tick_line_color = 60, None
     f.outline_line_color, f.grid.grid_line_alpha = None, 0.4
     return f
@@ -192,7 +196,7 @@ def _time_axis(f: Any, x: np.ndarray) -> None:
     """Dates or numbers, all of it from edge to edge."""
     dates = x.dtype.kind == "M"
     if dates != isinstance(f.xaxis[0].formatter, DatetimeTickFormatter):
-        f.xaxis.formatter = DatetimeTickFormatter() if dates else BasicTickFormatter()
+        f.xaxis.formatter = DatetimeTickFormatter(**_DATES) if dates else BasicTickFormatter()
         f.xaxis.ticker = DatetimeTicker() if dates else BasicTicker()
     ends = x[[0, -1]].astype("datetime64[us]").astype(float) / 1e3 if dates else x[[0, -1]].astype(float)
     pad = 0.02 * (ends[1] - ends[0]) or 1.0

@@ -81,11 +81,12 @@ class Reader:
         self._watch(steps)
         if self._prior is None:
             self._prior = prior_quantiles(shot, (0.05, 0.5, 0.95))
-        steps = steps.isel(time=slice(-self.last, None))
+        upto = self._stamps[-1][0] if self._stamps else shot.t  # a step may be told before its time is
+        steps = steps.isel(time=steps["time"].values <= upto).isel(time=slice(-self.last, None))
         x, ahead_x = self._places(steps["time"].values)
-        smc, (runs, n) = shot.smc, shot.population.log_weight.shape
+        smc, n = shot.smc, shot.population.log_weight.shape[-1]
         return Frame(
-            t=shot.t,
+            t=int(steps["time"].values[-1]),
             x=x,
             steps=steps,
             ahead_x=ahead_x,

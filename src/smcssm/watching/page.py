@@ -1,10 +1,11 @@
-"""One page of a live view: the figures of ``smcssm.watching.figures`` in a Panel layout, a headline, a list of alarms."""
+"""One page of a live view: the figures of ``smcssm.watching.figures`` in a Panel layout, with a headline and alarms."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
 
+import numpy as np
 import panel as pn
 
 from smcssm.drawing import FAINT, MARK
@@ -31,16 +32,16 @@ class Page:
         self.shown: Frame | None = None
         self._head = pn.pane.HTML(_headline(title, "no observation yet"), sizing_mode=_WIDE)
         self._alarms = pn.pane.HTML(_alarms((), channels), sizing_mode=_WIDE)
-        self.chosen = pn.widgets.Select(options=list(channels), width=180, visible=len(channels) > 1, name="channel")
+        self.chosen = pn.widgets.Select(options=list(channels), width=180, visible=len(channels) > 1)
         self.chosen.param.watch(self._choose, "value")
         forecast, bands = Forecast(h, channels), [Band(name) for name in hyperparameters]
         particles, calibration = Particles(), Calibration()
         self._pictures: list[Picture] = [forecast, *bands, particles, calibration]
         self.layout = pn.Column(
             pn.Row(self._head, self.chosen, sizing_mode=_WIDE),
-            _pane(forecast),
-            pn.GridBox(*map(_pane, bands), ncols=min(len(bands), 3) or 1, sizing_mode=_WIDE),
-            pn.GridBox(_pane(particles), _pane(calibration), ncols=2, sizing_mode=_WIDE),
+            _pane(forecast.figure),
+            pn.GridBox(*(_pane(band.figure) for band in bands), ncols=min(len(bands), 3) or 1, sizing_mode=_WIDE),
+            pn.GridBox(_pane(particles.figure), _pane(calibration.figure), ncols=2, sizing_mode=_WIDE),
             self._alarms,
             sizing_mode=_WIDE,
         )
@@ -54,11 +55,11 @@ class Page:
         when = f", {str(frame.x[-1]).removesuffix('.000000000')}" if frame.x.dtype.kind == "M" else ""
         self._head.object = _headline(
             self._title,
-            f"after observation {frame.t}{when}: {'missing' if y != y else f'{y:.4g}'}",
+            f"after observation {frame.t}{when}: {'missing' if np.isnan(y) else f'{y:.4g}'}",
             f"status {frame.status}",
             f"log evidence {frame.log_evidence:.2f}",
             f"ESS {frame.steps['least_ess'].values[-1]:.0f} of {frame.floors[2]:.0f}",
-            f"{frame.alarmed} alarms" if frame.alarmed else "no alarm",
+            f"{frame.alarmed or 'no'} alarm" + "s" * (frame.alarmed > 1),
         )
         self._alarms.object = _alarms(frame.alarms[-LISTED:][::-1], self._channels)
         self.shown = frame
@@ -73,8 +74,8 @@ class Page:
             self.draw(self.shown)
 
 
-def _pane(picture: Picture) -> Any:
-    return pn.pane.Bokeh(picture.figure, sizing_mode=_WIDE)
+def _pane(figure: Any) -> Any:
+    return pn.pane.Bokeh(figure, sizing_mode=_WIDE)
 
 
 def _headline(title: str, *facts: str) -> str:
@@ -86,11 +87,9 @@ def _alarms(alarms: tuple[Alarm, ...], channels: tuple[str, ...]) -> str:
     """The latest first, as a table."""
     if not alarms:
         return f"<span style='color:{FAINT}'>No alarm: forecasts are as good as they say.</span>"
-    rows = "".join(
-        f"<tr><td>{a.t}</td><td>{escape(a.kind)}</td><td>{escape("all" if a.kind == "change" else channels[a.channel])}</td><td>{a.since}</td>"
-        f"<td>{a.value:.4g}</td><td>{a.threshold:.4g}</td></tr>"
-        for a in alarms
-    )
+    place = {a: "all" if a.kind == "change" else channels[a.channel] for a in alarms}
+    cells = [(a.t, a.kind, place[a], a.since, f"{a.value:.4g}", f"{a.threshold:.4g}") for a in alarms]
     names = "observation", "alarm", "channel", "since", "value", "threshold"
     head = "".join(f"<th style='text-align:left;padding-right:2em;color:{MARK}'>{name}</th>" for name in names)
-    return f"<table><tr>{head}</tr>{rows}</table>"
+    rows = ("".join(f"<td style='padding-right:2em'>{escape(str(cell))}</td>" for cell in row) for row in cells)
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"

@@ -62,5 +62,6 @@ def free(port: int) -> int:
         try:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError) as error:
-            raise InputError(f"port {port} cannot be used ({error}): give another one, or 0 for any that is free") from None
+            remedy = "take another one, or 0 for any that is free"
+            raise InputError(f"port {port} cannot be used ({error}): {remedy}") from None
         return probe.getsockname()[1]

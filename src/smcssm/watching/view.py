@@ -1,8 +1,9 @@
 """``ss.live(engine)``: a view that keeps up with an engine, in a notebook or as a page of its own.
 
 A thread looks at the engine a few times a second, reads a frame where an observation has come, and hands it to the
-pages. Nothing hooks into the engine: step it as you like. A read waits for the step or block that runs; a step waits for
-a read, which takes milliseconds. What is kept, and the work of a frame, do not grow with the stream.
+pages. Nothing hooks into the engine: step it as you like. A read waits for the step or block that runs; a step waits
+for the snapshot that a read takes, well below a millisecond. What is kept, and the work of a frame, do not grow with
+the stream.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Live:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | Any,
         *,
         last: int = 300,
         h: int = 12,
@@ -73,9 +74,9 @@ class Live:
         """Read the engine if it has moved on; notebooks show it when this returns."""
         with self._reading:
             if self.frame is None or self.frame.t != self.reader.engine.t:
-                self.frame = self.reader.read()
-                for page in self._cells:
-                    page.draw(self.frame)
+                self.frame = frame = self.reader.read()
+                for page in self._cells if frame is not None else ():
+                    page.draw(frame)
                     self._panel.io.push_notebook(page.layout)
             return self.frame
 
