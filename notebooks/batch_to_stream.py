@@ -35,7 +35,7 @@ import smcssm as ss
 from smcssm import plots
 
 FAST = os.environ.get("SMCSSM_FAST") == "1"  # smaller sizes, for continuous integration
-DRAWS, N = (250, 500) if FAST else (1000, 2000)
+DRAWS, N = (250, 1000) if FAST else (1000, 2000)
 logging.getLogger("pymc").setLevel(logging.ERROR)
 
 data = macrodata.load_pandas().data
