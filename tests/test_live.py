@@ -204,9 +204,11 @@ def written(folder, rows):
 
 
 def test_watch_says_where_and_ends_when_told_so(tmp_path):
-    said = invoke("watch", written(tmp_path, ROWS), *OPTIONS, "--port", "0", "--no-stay")
+    said = invoke("watch", written(tmp_path, ROWS), *OPTIONS, "--port", "0", "--no-stay", "--ahead", "3")
     assert said.exit_code == 0, said.stderr
     assert re.search(r"watch it at http://localhost:\d+\n", said.stderr) and "8 observations" in said.stderr
+    ahead = [words in said.stderr for words in ("next observation", "2 ahead", "3 ahead", "4 ahead")]
+    assert ahead == [True, True, True, False]
     assert [json.loads(line)["t"] for line in said.stdout.splitlines()] == list(range(1, 9))
 
 

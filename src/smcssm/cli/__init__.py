@@ -86,6 +86,7 @@ Schedule = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of all randomness.")]
+Ahead = Annotated[int, typer.Option(help="How many steps the forecast at the end looks ahead.", min=1)]
 
 
 @app.command()
@@ -103,6 +104,7 @@ def stream(  # noqa: PLR0913
     particles: Particles = 1000,
     schedule: Schedule = "immediate",
     seed: Seed = 0,
+    ahead: Ahead = 1,
     live: Annotated[
         bool, typer.Option("--live", help="Show the posterior as a table that keeps up with the stream, on stderr.")
     ] = False,
@@ -121,7 +123,7 @@ def stream(  # noqa: PLR0913
     taken, and a summary at the end, go to stderr.
     """
     options = (on_error, scale, initial_mean, initial_sd, particles, seed, schedule)
-    raise typer.Exit(_run(file, format, model, column, time, options, live=live, journal=journal))
+    raise typer.Exit(_run(file, format, model, column, time, options, ahead, live=live, journal=journal))
 
 
 @app.command()
@@ -143,6 +145,7 @@ def watch(  # noqa: PLR0913
     particles: Particles = 1000,
     schedule: Schedule = "immediate",
     seed: Seed = 0,
+    ahead: Ahead = 1,
 ) -> None:
     """Show a CSV or JSON-lines stream in a browser: data, forecasts, posterior, calibration, alarms, as lines come in.
 
@@ -153,7 +156,7 @@ def watch(  # noqa: PLR0913
         raise _failed("--follow: stdin is followed anyway; leave it out", 2)
     options = (on_error, scale, initial_mean, initial_sd, particles, seed, schedule)
     page = {"port": port, "show": show, "stay": stay, "follow": follow}
-    raise typer.Exit(_run(file, format, model, column, time, options, page=page))
+    raise typer.Exit(_run(file, format, model, column, time, options, ahead, page=page))
 
 
 def _run(  # noqa: PLR0913
@@ -163,6 +166,7 @@ def _run(  # noqa: PLR0913
     column: list[str],
     time: str | None,
     options: tuple[Any, ...],
+    ahead: int,
     *,
     live: bool = False,
     journal: Path | None = None,
@@ -176,7 +180,7 @@ def _run(  # noqa: PLR0913
     from smcssm.cli.session import Session, Settings
     from smcssm.errors import SmcssmError
 
-    settings = Settings(model, Columns(tuple(column), time), *options, journal=journal)
+    settings = Settings(model, Columns(tuple(column), time), *options, journal=journal, ahead=ahead)
     try:
         if page is not None:
             from smcssm.cli.watch import watched

@@ -54,6 +54,8 @@ class Settings(NamedTuple):
     seed: int = 0
     schedule: str = "immediate"
     journal: Path | None = None
+    ahead: int = 1
+    """How many forecasts stand in the summary."""
     follow: bool = False
     board: Callable[[Console], AbstractContextManager[Any]] | None = None
     """Shows the stream, as ``Board`` does."""
@@ -309,7 +311,10 @@ def summary(session: Session, seconds: float) -> Group:
     """The end of a stream."""
     engine = session.engine
     assert engine is not None
-    table = tables.posterior(engine, f"after {count(engine.t, 'observation')}", {"next observation": 1})
+    stamps = [str(written(stamp)).removesuffix("T00:00:00") for stamp in session.grid.ahead(session.settings.ahead)]
+    labels = stamps or ["next observation", *(f"{h} ahead" for h in range(2, session.settings.ahead + 1))]
+    ahead = {label: h for h, label in enumerate(labels, 1)}
+    table = tables.posterior(engine, f"after {count(engine.t, 'observation')}", ahead)
     since = " since it was resumed" if session.resumed_at else ""
     text = (
         f"{count(engine.t, 'observation')} ({session.missing} missing), {count(session.rejected, 'line')} rejected, "
