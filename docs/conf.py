@@ -31,6 +31,7 @@ extensions += ["sphinx_copybutton", "sphinxcontrib.bibtex"]
 bibtex_bibfiles = ["references.bib"]
 exclude_patterns = ["_build", "jupyter_execute"]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+myst_heading_anchors = 2
 nb_execution_mode = "off" if os.environ.get("SMCSSM_DOCS_EXECUTE") == "0" else "cache"
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True

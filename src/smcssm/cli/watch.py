@@ -20,11 +20,12 @@ RECORD = 300  # observations that the page goes back
 
 def watched(settings: Settings, file: Path, format: str, *, port: int, show: bool, stay: bool, follow: bool) -> int:
     """Run a stream with a page; the exit code."""
-    title = f"{file.name}: {', '.join(settings.columns.channels)}" if str(file) != "-" else "stdin"
+    names = settings.columns.channels
+    title = f"{'stdin' if str(file) == '-' else file.name}: {', '.join(names)}"
     pages: list[Watched] = []
 
     def board(console: Console) -> Watched:
-        pages.append(Watched(console, port, show, title))
+        pages.append(Watched(console, port, show, title, names))
         return pages[0]
 
     session = Session(settings._replace(board=board, record=RECORD, follow=follow))
@@ -39,8 +40,9 @@ def watched(settings: Settings, file: Path, format: str, *, port: int, show: boo
 class Watched:
     """Shows an engine in a browser; ``update`` after each step. The page is there from the first one on."""
 
-    def __init__(self, console: Console, port: int, show: bool, title: str) -> None:
-        self.port, self._console, self._show, self._title = free(port), console, show, title
+    def __init__(self, console: Console, port: int, show: bool, title: str, names: tuple[str, ...]) -> None:
+        self.port, self._console, self._show = free(port), console, show
+        self._options: dict[str, Any] = dict(last=RECORD, title=title, channels=names)
         panel()  # what is wrong is said before the stream begins
         self.view: Live | None = None
 
@@ -55,7 +57,7 @@ class Watched:
         """Take note of the time; the view reads the rest."""
         del log_evidence
         if self.view is None:
-            self.view = Live(engine, last=RECORD, title=self._title)
+            self.view = Live(engine, **self._options)
             self._console.print(f"watch it at {self.view.serve(self.port, self._show)}", markup=False)
         if row.time is not None:
             self.view.reader.note(info.t, row.time)

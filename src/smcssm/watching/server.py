@@ -18,7 +18,12 @@ class Server:
         page: makes the layout for each browser that comes.
         title: of the page.
         port: 0 for any that is free.
+
+    Attributes:
+        server: Bokeh's, once it runs.
     """
+
+    server: Any = None
 
     def __init__(self, page: Callable[[], Any], title: str, port: int) -> None:
         self.port = free(port)
@@ -38,7 +43,7 @@ class Server:
         origins = [f"localhost:{self.port}", f"127.0.0.1:{self.port}"]
         options = dict(address="127.0.0.1", websocket_origin=origins, title=title, loop=IOLoop.current())
         try:
-            server = get_server(page, port=self.port, **options)
+            self.server = server = get_server(page, port=self.port, **options)
             server.start()
         except Exception as error:
             self._failed = error

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from smcssm.engine import Engine
@@ -33,6 +34,7 @@ class Live:
         every: least number of seconds from one drawing to the next.
         monitor: whose alarms are shown, if you feed one; by default one of the view's own watches the record.
         title: of the page; by default the names of the channels.
+        channels: what they are called on the page; by default as in the model.
 
     Attributes:
         frame: what is shown.
@@ -52,6 +54,7 @@ class Live:
         every: float = 0.5,
         monitor: Monitor | None = None,
         title: str | None = None,
+        channels: Sequence[str] | None = None,
     ) -> None:
         if not isinstance(engine, Engine):
             raise InputError(f"live: expected an engine, got {type(engine).__name__}; of a fleet: fleet.engine(name)")
@@ -60,8 +63,10 @@ class Live:
                 raise InputError(f"{name}={value}: expected at least {least:g}")
         names = [str(name) for name in engine.record["hyperparameter"].values]
         self._panel = panel()
-        channels = tuple(engine.model.channel_names)
-        self._about = (title or ", ".join(channels), channels, names, h)
+        called = tuple(engine.model.channel_names if channels is None else channels)
+        if len(called) != len(engine.model.channel_names):
+            raise InputError(f"channels: {len(called)} names for {len(engine.model.channel_names)} channels")
+        self._about = (title or ", ".join(called), called, names, h)
         self.reader, self.every = Reader(engine, last, h, monitor), every
         self.frame: Frame | None = None
         self.failure: Exception | None = None
