@@ -73,8 +73,8 @@ def forecast_fan(
         _past(ax, x, steps, i)
         if ahead is not None:
             _fan(ax, ahead_x, ahead["quantiles"].values[:, i])
-        past = (steps[name].values[:, i] for name in ("y", "predictive_mean", "predictive_sd"))
-        ax.set_ylim(*forecast_limits(*past, None if ahead is None else ahead["quantiles"].values[:, i]))
+        y, mean, sd = (steps[name].values[:, i] for name in ("y", "predictive_mean", "predictive_sd"))
+        ax.set_ylim(*forecast_limits(y, mean, sd, None if ahead is None else ahead["quantiles"].values[:, i]))
         ax.set_ylabel(engine.model.channel_names[i])
     legend(panels[0])
     time_axis(panels, x, index)

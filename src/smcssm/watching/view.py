@@ -80,9 +80,10 @@ class Live:
         with self._reading:
             if self.frame is None or self.frame.t != self.reader.engine.t:
                 self.frame = frame = self.reader.read()
-                for page in self._cells if frame is not None else ():
-                    page.draw(frame)
-                    self._panel.io.push_notebook(page.layout)
+                if frame is not None:
+                    for page in self._cells:
+                        page.draw(frame)
+                        self._panel.io.push_notebook(page.layout)
             return self.frame
 
     def serve(self, port: int = 0, show: bool = False) -> str:
