@@ -8,13 +8,16 @@ workers := -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint types check bench-kernels notebook notebooks docs figures clean distclean bench
+.PHONY: help install demo test test-slow lint types check bench-kernels notebook notebooks docs figures clean distclean bench
 
 help:                           ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1	\2/p' Makefile | expand -t 18
 
 .venv/.installed-%: pyproject.toml scripts/setup.sh
 	@bash scripts/setup.sh $*
+
+install: .venv/.installed-live  ## the smcssm command, in .venv
+	@echo "installed: .venv/bin/smcssm --help"
 
 demo: .venv/.installed-demo     ## a stream, learned online, in the terminal
 	$(py) -m smcssm.cli demo

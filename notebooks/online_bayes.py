@@ -14,13 +14,22 @@
 # ---
 
 # %% [markdown]
+# (online_bayes)=
 # # A posterior that keeps up with its data
 #
+# :::{post} November, 2026
+# :tags: time series, state space model, sequential Monte Carlo, online learning, model comparison
+# :category: intermediate, how-to
+# :author: The smcssm developers
+# :::
+
+# %% [markdown]
 # You have a state-space model and priors in PyMC. Data arrive one at a time, and after each one you want the
 # posterior again: of the hyperparameters, of the state now, of what comes next. Sampling all of history again each
 # time costs more and more. Here the posterior is *updated* instead, and stays exact up to Monte Carlo error: a
 # population of hyperparameter particles, each with its own Kalman filter, reweighted at each observation and moved
-# when the weights grow uneven (IBIS, Chopin 2002; SMC², Chopin, Jacob and Papaspiliopoulos 2013).
+# when the weights grow uneven: IBIS {cite:p}`chopin2002sequential`, the case of SMC² {cite:p}`chopin2013smc2` whose
+# inner filter is exact.
 
 # %%
 import os
@@ -41,7 +50,7 @@ N = 500 if FAST else 2000
 # %% [markdown]
 # ## Priors in PyMC, a model from the shelf
 #
-# The annual flow of the Nile at Aswan, 1871 to 1970: a level that wanders, seen through noise,
+# The annual flow of the Nile at Aswan, 1871 to 1970 {cite:p}`durbin2012time`: a level that wanders, seen through noise,
 #
 # $$x_{t+1} = x_t + \sigma_\text{level}\, e_t, \qquad y_t = x_t + \sigma_\text{obs}\, n_t.$$
 #
@@ -166,13 +175,13 @@ sea = raw[~raw.index.duplicated()].asfreq("30min").tz_localize(None).iloc[: (7 i
 level = ss.models.Level(initial_mean=5.0, initial_sd=1.0)
 cycle = ss.models.Seasonal(48, "fourier", harmonics=1, drifting=False, initial_sd=0.5)
 noise = ss.models.Noise()
-engines = {}
+engines, told = {}, {}
 for name, model in {"level": level + noise, "level and daily cycle": level + cycle + noise}.items():
     with pm.Model() as prior:
         for sigma in model.names:
             pm.HalfNormal(sigma, 0.1)
     engines[name] = ss.Engine(model, prior, n_particles=N // 2, seed=0)
-    engines[name].update(sea.to_numpy(), progress=False)
+    told[name] = engines[name].update(sea.to_numpy(), progress=False)
     print(f"{name}: log evidence {engines[name].log_evidence:.1f}")
 
 # %%
@@ -180,7 +189,8 @@ buoy = engines["level and daily cycle"]
 _ = plots.forecast_fan(buoy, last=3 * 48, h=48, index=sea.index)
 
 # %% [markdown]
-# The probability integral transform of each reading under the forecast made for it should be uniform. It is not:
+# The probability integral transform of each reading under the forecast made for it should be uniform
+# {cite:p}`dawid1984statistical`. It is not:
 # too many in the middle and in the tails. Water is calm for days and then moves, and one constant `sigma_level` cannot
 # say that. `diagnose` notices too.
 
@@ -194,6 +204,28 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", ss.errors.SmcssmWarning)  # what is to be checked is in the table
     diagnosis = buoy.diagnose()
 diagnosis
+
+# %% [markdown]
+# ## Alarms
+#
+# A monitor watches the same numbers as the stream goes on: single values far in the tails, and drifts of the forecasts'
+# location and scale by cumulative sums {cite:p}`page1954continuous`. Their rate is known where the model is right, one
+# false alarm in 10,000 readings here, so what comes more often says that something is wrong, and since when.
+
+# %%
+monitor = ss.monitor.Monitor(run_length=10_000)
+monitor.update(told["level and daily cycle"])
+alarms = monitor.table
+alarms.insert(0, "time", sea.index[alarms["t"] - 1])
+print(f"{len(alarms)} alarms in {buoy.t} readings")
+alarms.groupby("kind").agg(alarms=("t", "size"), first=("time", "min"), last=("time", "max"))
+
+# %%
+figure = plots.forecast_fan(buoy, last=3 * 48, h=0, index=sea.index)
+late = alarms[alarms["t"] > buoy.t - 3 * 48]
+figure.axes[0].plot(late["time"], sea[late["time"]], "o", ms=10, mfc="none", color="#D55E00", label="alarm")
+figure.axes[0].legend(frameon=False, fontsize="small")
+plt.show()
 
 # %% [markdown]
 # ## Out to ArviZ
@@ -233,4 +265,21 @@ for name, e in (("as it is", engine), ("after a flood", flood), ("after a drough
 # - The answer agrees with brute force on a grid, within the Monte Carlo error of the number of particles.
 # - NaN is a missing value. Regular time steps are assumed by all but the plainest models for now.
 # - What is linear (a daily cycle, regression coefficients) goes into the state, where it costs no hyperparameter.
-# - Look at the PIT histogram and `diagnose()`: an exact posterior of the wrong model is still of the wrong model.
+# - Look at the PIT histogram, `diagnose()` and the alarms: an exact posterior of the wrong model is still of the wrong
+#   model.
+#
+# ## Authors
+#
+# - Written by the smcssm developers in November 2026.
+#
+# ## References
+#
+# :::{bibliography}
+# :filter: docname in docnames
+# :::
+#
+# ## Watermark
+
+# %%
+# %load_ext watermark
+# %watermark -n -u -v -iv -w -p pytensor,xarray,jax

@@ -244,6 +244,16 @@ def test_the_step_is_found_from_the_first_times(found, step, passed):
     np.testing.assert_allclose(np.array(skipped, float), np.array(passed, float), rtol=1e-12)
 
 
+def test_the_stamps_of_a_forecast():
+    grid = Grid(continuous_time=False)
+    assert grid.ahead(2) == []
+    months = [np.datetime64(f"2024-0{month}-01", "ns") for month in range(1, 6)]
+    grid.learn(months[:3])
+    for moment in months[:3]:
+        grid.accept(moment)
+    assert grid.ahead(2) == months[3:]
+
+
 def test_scale_of_the_data_is_robust():
     values = np.random.default_rng(0).normal(5.0, 2.0, (20, 1))
     values[3] = 1e300

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from smcssm.schedules import Immediate as Immediate
     from smcssm.schedules import Jitter as Jitter
     from smcssm.schedules import Paced as Paced
+    from smcssm.watching.view import live as live
 else:
     # The same names, loaded when first used (PEP 562): `smcssm --help` need not wait for JAX. Where each one lives:
     # tests/test_cli.py holds this list and the one above together.
@@ -45,6 +46,7 @@ else:
         "Immediate": "schedules",
         "Jitter": "schedules",
         "Paced": "schedules",
+        "live": "watching.view",
     }
 
     def __getattr__(name):

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FAINT = "#767676"
+# Okabe & Ito: told apart by colour-blind readers, and in grey
+DATA, PAST, AHEAD, MARK, FAINT = "#222222", "#0072B2", "#D55E00", "#D55E00", "#767676"
+Z95 = 1.6448536269514722
 
 
 def new_panels(
@@ -70,12 +72,33 @@ def note(ax: Axes, text: str) -> None:
     ax.annotate(text, **place, ha="right", va="top", fontsize="small", color=FAINT, bbox=box)
 
 
-def fit(ax: Axes, values: np.ndarray) -> None:
-    """Limits that show all that is finite."""
+def limits(values: np.ndarray) -> tuple[float, float]:
+    """Ends of an axis that shows all that is finite."""
     values = values[np.isfinite(values)]
-    low, high = values.min(), values.max()
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     pad = 0.06 * (high - low) or 1.0
-    ax.set_ylim(low - pad, high + pad)
+    return low - pad, high + pad
+
+
+def forecast_limits(y: np.ndarray, mean: np.ndarray, sd: np.ndarray, ahead: np.ndarray | None) -> tuple[float, float]:
+    """Show all data and the fan; a vague forecast at the start may leave the panel."""
+    usual = sd <= 3 * np.median(sd)
+    seen = [y, (mean - Z95 * sd)[usual], (mean + Z95 * sd)[usual]]
+    return limits(np.concatenate(seen if ahead is None else [*seen, ahead.ravel()]))
+
+
+def band_limits(q: np.ndarray, before: np.ndarray) -> tuple[float, float]:
+    """Of quantiles ``[t, 3]``: the start may leave the panel; a short run is shown beside its prior."""
+    return limits(q[len(q) // 20 :] if len(q) > 20 else np.append(q, before))
+
+
+def pit_bars(pit: np.ndarray, bins: int | None = None) -> tuple[np.ndarray, float, tuple[float, float]]:
+    """Counts of the bars, the count expected, and an interval that holds 95% of the counts of uniform values."""
+    from scipy import stats
+
+    k = int(np.clip(len(pit) // 10, 5, 20)) if bins is None else bins
+    low, high = stats.binom.ppf([0.025, 0.975], len(pit), 1 / k)
+    return np.histogram(pit, k, (0.0, 1.0))[0], len(pit) / k, (float(low), float(high))
 
 
 def time_axis(panels: Sequence[Axes], x: np.ndarray, index: Any, columns: int = 1) -> None:

@@ -82,7 +82,7 @@ def surprise(source: Any) -> pd.DataFrame:
     if pit.shape[1] == 1:
         with np.errstate(divide="ignore"):
             excess = log_score[:, None] + 0.5 * np.log(2 * np.pi * np.e * sd**2)
-    values = {"pit": pit, "tail": 1 - np.abs(2 * pit - 1), "location": z, "scale": s}
+    values = {"pit": pit, "tail": _tails(pit), "location": z, "scale": s}
     values["excess"] = np.where(np.isnan(pit), np.nan, excess)
     index = pd.MultiIndex.from_product([t.tolist(), range(pit.shape[1])], names=["t", "channel"])
     return pd.DataFrame({name: a.ravel() for name, a in values.items()}, index=index)
@@ -99,6 +99,11 @@ def _columns(source: Any) -> tuple[np.ndarray, ...]:
     t = np.atleast_1d(source.t)
     pit, sd = (np.asarray(a, float).reshape(len(t), -1) for a in (source.pit, source.predictive_sd))
     return t, pit, sd, np.atleast_1d(source.log_predictive)
+
+
+def _tails(pit: np.ndarray) -> np.ndarray:
+    """Both of them; a PIT may be above 1 by rounding."""
+    return np.maximum(1 - np.abs(2 * pit - 1), 0.0)
 
 
 def _scores(pit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,7 +200,7 @@ class Monitor:
             self._charts = [{kind: make() for kind in _DRIFTS} for _ in range(channels)]
         if len(self._charts) != channels:
             raise InputError(f"this monitor watches {len(self._charts)} channels, and got {channels}")
-        tails, (location, scale) = 1 - np.abs(2 * pit - 1), _scores(pit)
+        tails, (location, scale) = _tails(pit), _scores(pit)
         scores: dict[str, np.ndarray] = {"location": location, "scale": scale}
         new = []
         for row, i in np.argwhere(~np.isnan(pit)).tolist():

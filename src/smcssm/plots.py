@@ -13,23 +13,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smcssm.comparison import probabilities
-from smcssm.drawing import FAINT, fit, legend, new_panels, note, time_axis
+from smcssm.drawing import (
+    AHEAD,
+    DATA,
+    FAINT,
+    MARK,
+    PAST,
+    Z95,
+    band_limits,
+    forecast_limits,
+    legend,
+    new_panels,
+    note,
+    pit_bars,
+    time_axis,
+)
 from smcssm.engine import Engine
 from smcssm.errors import InputError
 from smcssm.readout.diagnose import uniformity
-from smcssm.readout.prior import prior as prior_draws
-from smcssm.readout.summary import labels, weighted_quantiles
+from smcssm.readout.prior import prior_quantiles
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito: told apart by colour-blind readers, and in grey
-_DATA, _PAST, _AHEAD, _MARK = "#222222", "#0072B2", "#D55E00", "#D55E00"
 _MODELS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-_Z95 = 1.6448536269514722
 _FEW = 400  # observations, up to which each one gets a mark that can be seen
 
 
@@ -63,7 +73,8 @@ def forecast_fan(
         _past(ax, x, steps, i)
         if ahead is not None:
             _fan(ax, ahead_x, ahead["quantiles"].values[:, i])
-        _limit(ax, steps, i, ahead)
+        y, mean, sd = (steps[name].values[:, i] for name in ("y", "predictive_mean", "predictive_sd"))
+        ax.set_ylim(*forecast_limits(y, mean, sd, None if ahead is None else ahead["quantiles"].values[:, i]))
         ax.set_ylabel(engine.model.channel_names[i])
     legend(panels[0])
     time_axis(panels, x, index)
@@ -73,31 +84,21 @@ def forecast_fan(
 def _past(ax: Axes, x: np.ndarray, steps: xr.Dataset, i: int) -> None:
     mean, sd = steps["predictive_mean"].values[:, i], steps["predictive_sd"].values[:, i]
     few, y = len(x) <= _FEW, steps["y"].values[:, i]
-    ax.plot(x, y, ls="", marker="o", ms=3.2 if few else 1.6, mew=0, color=_DATA, zorder=3, label="data")
-    ax.plot(x, mean, color=_PAST, lw=1.4 if few else 0.7, label="one-step forecast: mean")
-    ax.fill_between(x, mean - _Z95 * sd, mean + _Z95 * sd, color=_PAST, alpha=0.22, lw=0, label="90%")
+    ax.plot(x, y, ls="", marker="o", ms=3.2 if few else 1.6, mew=0, color=DATA, zorder=3, label="data")
+    ax.plot(x, mean, color=PAST, lw=1.4 if few else 0.7, label="one-step forecast: mean")
+    ax.fill_between(x, mean - Z95 * sd, mean + Z95 * sd, color=PAST, alpha=0.22, lw=0, label="90%")
 
 
 def _fan(ax: Axes, x: np.ndarray, q: np.ndarray) -> None:
     """Quantiles ``[h, 5]`` as nested bands around the median."""
     marker = "o" if len(x) == 1 else None
-    ax.plot(x, q[:, 2], color=_AHEAD, lw=1.6, marker=marker, ms=4, label="forecast ahead: median")
+    ax.plot(x, q[:, 2], color=AHEAD, lw=1.6, marker=marker, ms=4, label="forecast ahead: median")
     if len(x) == 1:  # a band has no width
-        ax.vlines(x, q[:, 1], q[:, 3], color=_AHEAD, lw=5, alpha=0.5, label="50%")
-        ax.vlines(x, q[:, 0], q[:, 4], color=_AHEAD, lw=2, alpha=0.5, label="90%")
+        ax.vlines(x, q[:, 1], q[:, 3], color=AHEAD, lw=5, alpha=0.5, label="50%")
+        ax.vlines(x, q[:, 0], q[:, 4], color=AHEAD, lw=2, alpha=0.5, label="90%")
     else:
-        ax.fill_between(x, q[:, 1], q[:, 3], color=_AHEAD, alpha=0.4, lw=0, label="50%")
-        ax.fill_between(x, q[:, 0], q[:, 4], color=_AHEAD, alpha=0.22, lw=0, label="90%")
-
-
-def _limit(ax: Axes, steps: xr.Dataset, i: int, ahead: xr.Dataset | None) -> None:
-    """Show all data and the fan; a vague forecast at the start may leave the panel."""
-    mean, sd = steps["predictive_mean"].values[:, i], steps["predictive_sd"].values[:, i]
-    usual = sd <= 3 * np.median(sd)
-    seen = [steps["y"].values[:, i], (mean - _Z95 * sd)[usual], (mean + _Z95 * sd)[usual]]
-    if ahead is not None:
-        seen.append(ahead["quantiles"].values[:, i].ravel())
-    fit(ax, np.concatenate(seen))
+        ax.fill_between(x, q[:, 1], q[:, 3], color=AHEAD, alpha=0.4, lw=0, label="50%")
+        ax.fill_between(x, q[:, 0], q[:, 4], color=AHEAD, alpha=0.22, lw=0, label="90%")
 
 
 def hyperparameters(engine: Engine, last: int | None = None, *, index: Any = None, axes: Any = None) -> Figure:
@@ -114,12 +115,12 @@ def hyperparameters(engine: Engine, last: int | None = None, *, index: Any = Non
     names = [str(name) for name in steps["hyperparameter"].values]
     columns = 1 if len(names) < 4 else 2
     figure, panels = new_panels(axes, len(names), height=2.3, columns=columns)
-    before = _prior_quantiles(engine)
+    before = prior_quantiles(engine.snapshot(), (0.05, 0.5, 0.95))
     for ax, name, q in zip(panels, names, np.moveaxis(steps["quantiles"].values, 1, 0), strict=True):
-        ax.plot(x, q[:, 1], color=_PAST, lw=1.6, marker="o" if len(x) == 1 else None, label="median")
-        ax.fill_between(x, q[:, 0], q[:, 2], color=_PAST, alpha=0.25, lw=0, label="90%")
+        ax.plot(x, q[:, 1], color=PAST, lw=1.6, marker="o" if len(x) == 1 else None, label="median")
+        ax.fill_between(x, q[:, 0], q[:, 2], color=PAST, alpha=0.25, lw=0, label="90%")
         _prior_bar(ax, before[name])
-        fit(ax, q[len(q) // 20 :] if len(q) > 20 else np.append(q, before[name]))  # the start may leave the panel
+        ax.set_ylim(*band_limits(q, before[name]))
         ax.set_ylabel(name)
         low, _, high = before[name]
         note(ax, f"prior 90%: {low:.3g} to {high:.3g}")
@@ -128,23 +129,11 @@ def hyperparameters(engine: Engine, last: int | None = None, *, index: Any = Non
     return figure
 
 
-def _prior_quantiles(engine: Engine) -> dict[str, np.ndarray]:
-    """5, 50 and 95% of every hyperparameter entry under the prior."""
-    snapshot = engine.snapshot()
-    theta, w = prior_draws(snapshot)
-    flat, levels = (w / len(w)).ravel(), np.array([0.05, 0.5, 0.95])
-    return {
-        label: weighted_quantiles(theta[name][entry].ravel(), flat, levels)
-        for name in engine.model.names
-        for label, entry in labels(engine.prior, name, theta[name].shape[:-2])
-    }
-
-
 def _prior_bar(ax: Axes, q: np.ndarray) -> None:
     """The prior's interval and median in the left margin: data units upwards, axes units sideways."""
     up = {"transform": ax.get_yaxis_transform(), "solid_capstyle": "butt", "scalex": False}
     ax.plot([0.009, 0.009], [q[0], q[2]], color=FAINT, lw=6, alpha=0.5, label="prior", **up)
-    ax.plot([0.002, 0.016], [q[1], q[1]], color=_DATA, lw=2, **up)
+    ax.plot([0.002, 0.016], [q[1], q[1]], color=DATA, lw=2, **up)
 
 
 def moves(engine: Engine, last: int | None = None, *, index: Any = None, axes: Any = None) -> Figure:
@@ -165,15 +154,15 @@ def moves(engine: Engine, last: int | None = None, *, index: Any = None, axes: A
     snapshot = engine.snapshot()
     runs, n = snapshot.population.log_weight.shape
     ess, moved = steps["least_ess"].values, steps["moved"].values
-    above.plot(x, ess, color=_PAST, lw=1.2 if len(x) <= _FEW else 0.8, label="effective sample size")
+    above.plot(x, ess, color=PAST, lw=1.2 if len(x) <= _FEW else 0.8, label="effective sample size")
     size = 6 if moved.sum() <= 20 else 4
-    above.plot(x[moved], ess[moved], ls="", marker="v", ms=size, color=_MARK, label="moved")
+    above.plot(x[moved], ess[moved], ls="", marker="v", ms=size, color=MARK, label="moved")
     above.axhline(snapshot.smc.ess_threshold * n, color=FAINT, ls="--", lw=1, label="threshold")
     above.axhline(10 * engine.prior.size, color=FAINT, ls=":", lw=1.2, label="least for a move")
     above.set_ylim(0, 1.05 * n)
     above.set_ylabel(f"ESS of {n}" + (", worst run" if runs > 1 else ""))
-    below.vlines(x[moved], 0, steps["acceptance"].values[moved], color=_MARK, lw=1.2)
-    below.plot(x[moved], steps["acceptance"].values[moved], ls="", marker="o", ms=size, color=_MARK)
+    below.vlines(x[moved], 0, steps["acceptance"].values[moved], color=MARK, lw=1.2)
+    below.plot(x[moved], steps["acceptance"].values[moved], ls="", marker="o", ms=size, color=MARK)
     below.set_ylim(0, 1)
     below.set_ylabel("acceptance")
     legend(above)
@@ -200,19 +189,16 @@ def pit_histogram(
         channel: name or number of one channel; all of them by default.
         axes: as many as there are channels to be drawn.
     """
-    from scipy import stats
-
     steps, numbers = _recorded(engine, last), _channels(engine, channel)
     figure, panels = new_panels(axes, len(numbers), height=2.8, share=False)
     for ax, i in zip(panels, numbers, strict=True):
         pit = steps["pit"].values[:, i]
         pit = pit[~np.isnan(pit)]
-        k = int(np.clip(len(pit) // 10, 5, 20)) if bins is None else bins
-        low, high = stats.binom.ppf([0.025, 0.975], len(pit), 1 / k)
-        counts, edges = np.histogram(pit, k, (0.0, 1.0))
-        ax.bar(edges[:-1], counts, 1 / k, align="edge", color=_PAST, alpha=0.55, edgecolor="white", lw=0.8)
+        counts, expected, (low, high) = pit_bars(pit, bins)
+        k = len(counts)
+        ax.bar(np.arange(k) / k, counts, 1 / k, align="edge", color=PAST, alpha=0.55, edgecolor="white", lw=0.8)
         ax.axhspan(low, high, color=FAINT, alpha=0.25, lw=0, label="95% of uniform counts")
-        ax.axhline(len(pit) / k, color=_DATA, lw=1, ls="--", label="expected")
+        ax.axhline(expected, color=DATA, lw=1, ls="--", label="expected")
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1.1 * max(high, counts.max(), 1))
         name = f", {engine.model.channel_names[i]}" if len(engine.model.channel_names) > 1 else ""

@@ -1,4 +1,4 @@
-"""The command line: ``smcssm demo``, ``smcssm stream``, ``smcssm models``, ``smcssm inspect``.
+"""The command line: ``smcssm demo``, ``smcssm stream``, ``smcssm watch``, ``smcssm models``, ``smcssm inspect``.
 
 Only typer is imported here; everything else when a command runs.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -47,48 +47,64 @@ def models(
         raise _failed(str(error), 2) from None
 
 
+Given = Annotated[Path, typer.Argument(metavar="FILE|-", help="- is stdin.")]
+Model = Annotated[str, typer.Option(help='A name, or a sum: "level+seasonal:12+noise"; see `smcssm models`.')]
+Column = Annotated[list[str], typer.Option(help="Column of the observations; once per channel of the model.")]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the times: numbers or ISO 8601, evenly spaced or by months or business days, which the "
+        "first 20 show, held back. Steps left out become missing values."
+    ),
+]
+Format = Annotated[
+    Literal["auto", "csv", "jsonl"], typer.Option(help="auto: by the file's suffix, else by the first line.")
+]
+OnError = Annotated[
+    Literal["skip", "missing", "fail"],
+    typer.Option(
+        help="A line that cannot be taken: leave it out (and stop, exit 1, when these are most), count it as a "
+        "missing value, or stop (exit 1)."
+    ),
+]
+Scale = Annotated[
+    float | None,
+    typer.Option(
+        help="How much the data vary, for the prior; default: a robust sd of the first 20 values, held back."
+    ),
+]
+InitialMean = Annotated[
+    float | None, typer.Option(help="Of the level at the first observation; default: the median of those.")
+]
+InitialSd = Annotated[float | None, typer.Option(help="Its standard deviation; default: the scale.")]
+Particles = Annotated[int, typer.Option(help="Number of hyperparameter particles.", min=2)]
+Schedule = Annotated[
+    Literal["immediate", "paced", "jitter"],
+    typer.Option(
+        help="immediate: now and then a line waits for a pass over all before it; paced: no line does; jitter: "
+        "nor is anything kept in memory, but the posterior is biased."
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Of all randomness.")]
+Ahead = Annotated[int, typer.Option(help="How many steps the forecast at the end looks ahead.", min=1)]
+
+
 @app.command()
 def stream(  # noqa: PLR0913
-    file: Annotated[Path, typer.Argument(metavar="FILE|-", help="- is stdin.")],
+    file: Given,
     *,
-    model: Annotated[str, typer.Option(help='A name, or a sum: "level+seasonal:12+noise"; see `smcssm models`.')],
-    column: Annotated[list[str], typer.Option(help="Column of the observations; once per channel of the model.")],
-    time: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of the times: numbers or ISO 8601, evenly spaced or by months or business days, which the "
-            "first 20 show, held back. Steps left out become missing values."
-        ),
-    ] = None,
-    format: Annotated[
-        Literal["auto", "csv", "jsonl"], typer.Option(help="auto: by the file's suffix, else by the first line.")
-    ] = "auto",
-    on_error: Annotated[
-        Literal["skip", "missing", "fail"],
-        typer.Option(
-            help="A line that cannot be taken: leave it out (and stop, exit 1, when these are most), count it as a "
-            "missing value, or stop (exit 1)."
-        ),
-    ] = "skip",
-    scale: Annotated[
-        float | None,
-        typer.Option(
-            help="How much the data vary, for the prior; default: a robust sd of the first 20 values, held back."
-        ),
-    ] = None,
-    initial_mean: Annotated[
-        float | None, typer.Option(help="Of the level at the first observation; default: the median of those.")
-    ] = None,
-    initial_sd: Annotated[float | None, typer.Option(help="Its standard deviation; default: the scale.")] = None,
-    particles: Annotated[int, typer.Option(help="Number of hyperparameter particles.", min=2)] = 1000,
-    schedule: Annotated[
-        Literal["immediate", "paced", "jitter"],
-        typer.Option(
-            help="immediate: now and then a line waits for a pass over all before it; paced: no line does; jitter: "
-            "nor is anything kept in memory, but the posterior is biased."
-        ),
-    ] = "immediate",
-    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    model: Model,
+    column: Column,
+    time: Time = None,
+    format: Format = "auto",
+    on_error: OnError = "skip",
+    scale: Scale = None,
+    initial_mean: InitialMean = None,
+    initial_sd: InitialSd = None,
+    particles: Particles = 1000,
+    schedule: Schedule = "immediate",
+    seed: Seed = 0,
+    ahead: Ahead = 1,
     live: Annotated[
         bool, typer.Option("--live", help="Show the posterior as a table that keeps up with the stream, on stderr.")
     ] = False,
@@ -106,6 +122,57 @@ def stream(  # noqa: PLR0913
     Empty cells, nan, na, none and null are missing values: time passes, nothing is observed. Lines that cannot be
     taken, and a summary at the end, go to stderr.
     """
+    options = (on_error, scale, initial_mean, initial_sd, particles, seed, schedule)
+    raise typer.Exit(_run(file, format, model, column, time, options, ahead, live=live, journal=journal))
+
+
+@app.command()
+def watch(  # noqa: PLR0913
+    file: Given,
+    *,
+    model: Model,
+    column: Column,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for what is appended to the file.")] = False,
+    port: Annotated[int, typer.Option(help="Of the page; 0 for any that is free.", min=0, max=65535)] = 5006,
+    show: Annotated[bool, typer.Option("--show", help="Open a browser.")] = False,
+    stay: Annotated[bool, typer.Option(help="Keep the page when the stream has ended, until Ctrl-C.")] = True,
+    time: Time = None,
+    format: Format = "auto",
+    on_error: OnError = "skip",
+    scale: Scale = None,
+    initial_mean: InitialMean = None,
+    initial_sd: InitialSd = None,
+    particles: Particles = 1000,
+    schedule: Schedule = "immediate",
+    seed: Seed = 0,
+    ahead: Ahead = 1,
+) -> None:
+    """Show a CSV or JSON-lines stream in a browser: data, forecasts, posterior, calibration, alarms, as lines come in.
+
+    The page is served to this machine alone, and asks for nothing outside of it. What is read, and how, is as for
+    `smcssm stream`; the lines that it would write are left out on a terminal, and go to stdout where that is a pipe.
+    """
+    if follow and str(file) == "-":
+        raise _failed("--follow: stdin is followed anyway; leave it out", 2)
+    options = (on_error, scale, initial_mean, initial_sd, particles, seed, schedule)
+    page = {"port": port, "show": show, "stay": stay, "follow": follow}
+    raise typer.Exit(_run(file, format, model, column, time, options, ahead, page=page))
+
+
+def _run(  # noqa: PLR0913
+    file: Path,
+    format: str,
+    model: str,
+    column: list[str],
+    time: str | None,
+    options: tuple[Any, ...],
+    ahead: int,
+    *,
+    live: bool = False,
+    journal: Path | None = None,
+    page: dict[str, Any] | None = None,
+) -> int:
+    """Read a stream to its end; the exit code. ``page`` shows it in a browser."""
     if str(file) != "-" and not file.exists():
         raise _failed(f"{file}: no such file", 2)
     _keep_compiled()
@@ -113,15 +180,19 @@ def stream(  # noqa: PLR0913
     from smcssm.cli.session import Session, Settings
     from smcssm.errors import SmcssmError
 
-    columns = Columns(tuple(column), time)
-    settings = Settings(
-        model, columns, on_error, scale, initial_mean, initial_sd, particles, seed, schedule, live, journal
-    )
+    settings = Settings(model, Columns(tuple(column), time), *options, journal=journal, ahead=ahead)
     try:
-        code = Session(settings).run(file, format)
-    except (SmcssmError, OSError) as error:
+        if page is not None:
+            from smcssm.cli.watch import watched
+
+            return watched(settings, file, format, **page)
+        if live:
+            from smcssm.cli.board import Board
+
+            settings = settings._replace(board=Board)
+        return Session(settings).run(file, format)
+    except (SmcssmError, OSError, ImportError) as error:
         raise _failed(str(error), 2) from None
-    raise typer.Exit(code)
 
 
 @app.command()

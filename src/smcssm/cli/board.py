@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smcssm.cli import tables
+from smcssm.cli.rows import Row
 from smcssm.engine import Engine
 from smcssm.monitor import Monitor
 from smcssm.record import StepInfo
@@ -39,11 +40,11 @@ class Board:
             self._draw(*self._latest)
         self._live.stop()
 
-    def update(self, engine: Engine, info: StepInfo, y: Any, stamp: Any, log_evidence: float) -> None:
+    def update(self, engine: Engine, info: StepInfo, row: Row, log_evidence: float) -> None:
         """Take note of a step; draw, if the last time is long enough ago."""
         self.monitor.update(info)
-        self._seen.append((float(np.ravel(y)[0]), float(np.ravel(info.predictive_mean)[0])))
-        self._latest = engine, info, stamp, log_evidence
+        self._seen.append((row.values[0], float(np.ravel(info.predictive_mean)[0])))
+        self._latest = engine, info, row.stamp, log_evidence
         if time.perf_counter() - self._drawn > EVERY:
             self._draw(*self._latest)
             self._drawn = time.perf_counter()

@@ -64,6 +64,12 @@ class Grid:
             self.step = moment - self._last
         self._last = moment
 
+    def ahead(self, h: int) -> list[Stamp]:
+        """The h stamps after the last one, where the step is known."""
+        if self._last is None or self.step is None:
+            return []
+        return list(itertools.accumulate(itertools.repeat(self.step, h), add, initial=self._last))[1:]
+
 
 def steps_to(a: Stamp, b: Stamp, step: Step) -> float:
     """About how many steps lead from one stamp to the other."""

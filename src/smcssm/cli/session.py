@@ -9,16 +9,18 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console, Group
 
 from smcssm.cli import catalogue, tables
 from smcssm.cli.clock import Grid
+from smcssm.cli.lines import opened
 from smcssm.cli.resume import Folder, Start, Terminated, same, termination
 from smcssm.cli.rows import Columns, Row, count, format_of, rows
 from smcssm.core import AbstractModel, AbstractPrior
@@ -34,9 +36,6 @@ from smcssm.errors import (
 from smcssm.grid import told, written
 from smcssm.record import StepInfo, StepInfos
 from smcssm.schedules import Immediate, Jitter, Paced
-
-if TYPE_CHECKING:
-    from smcssm.cli.board import Board
 
 HELD_BACK = 20
 SCHEDULES = {"immediate": Immediate, "paced": Paced, "jitter": Jitter}
@@ -54,8 +53,13 @@ class Settings(NamedTuple):
     particles: int = 1000
     seed: int = 0
     schedule: str = "immediate"
-    live: bool = False
     journal: Path | None = None
+    ahead: int = 1
+    """How many forecasts stand in the summary."""
+    follow: bool = False
+    board: Callable[[Console], AbstractContextManager[Any]] | None = None
+    """Shows the stream, as ``Board`` does."""
+    record: int | None = None
 
 
 class Rejected(Exception):
@@ -76,18 +80,16 @@ class Session:
         self.engine: Engine | None = None
         self.log_evidence, self.missing, self.rejected, self.moves = 0.0, 0, 0, 0
         self.lines, self.lost = 0, 0
-        self.board = self._board() if settings.live else None
+        self.board = None if settings.board is None else self._board(settings.board)
         self.fed, self.resumed_at = 0, 0
         self.folder = None if settings.journal is None else Folder(settings.journal, _fixed(settings))
         _check(settings, blank)
 
-    def _board(self) -> Board:
-        """The live table, on stderr; reports on a terminal would run through it, so there they are left out."""
-        from smcssm.cli.board import Board
-
+    def _board(self, board: Callable[[Console], Any]) -> Any:
+        """What shows the stream; on a terminal it takes the place of the lines."""
         if self.out.isatty():
             self.out = open(os.devnull, "w", encoding="utf-8")
-        return Board(self.err)
+        return board(self.err)
 
     def run(self, path: Path, kind: str) -> int:
         """Read to the end, to an interrupt, or until nobody reads what is written; the exit code."""
@@ -100,7 +102,7 @@ class Session:
     def _run(self, path: Path, kind: str) -> int:
         start, code = time.perf_counter(), 0
         try:
-            with termination(), _opened(path) as lines:
+            with termination(), opened(path, self.settings.follow) as lines:
                 first = next(lines, b"")
                 found = rows(itertools.chain([first], lines), format_of(path, kind, first), self.columns)
                 with self.board or contextlib.nullcontext():
@@ -185,7 +187,7 @@ class Session:
         means = np.median(values, axis=0) if want.initial_mean is None else [want.initial_mean] * values.shape[1]
         sd = scale if want.initial_sd is None else want.initial_sd
         start = Start(float(scale), tuple(map(float, means)), float(sd))
-        options: dict[str, Any] = dict(schedule=SCHEDULES[want.schedule](), record=None)
+        options: dict[str, Any] = dict(schedule=SCHEDULES[want.schedule](), record=want.record)
         if self.folder is not None:
             options |= dict(journal=self.folder.new(start, self.grid.step), record=1)
         engine = Engine(*self._model(start), n_particles=want.particles, seed=want.seed, **options)
@@ -275,7 +277,7 @@ class Session:
         self.out.write(json.dumps(report(row, info, self.log_evidence), allow_nan=False) + "\n")
         self.out.flush()
         if self.board is not None and self.engine is not None:
-            self.board.update(self.engine, info, row.values, row.stamp, self.log_evidence)
+            self.board.update(self.engine, info, row, self.log_evidence)
 
     def _as_missing(self) -> bool:
         """With a column of times the next row shows what was left out."""
@@ -309,7 +311,10 @@ def summary(session: Session, seconds: float) -> Group:
     """The end of a stream."""
     engine = session.engine
     assert engine is not None
-    table = tables.posterior(engine, f"after {count(engine.t, 'observation')}", {"next observation": 1})
+    stamps = [str(written(stamp)).removesuffix("T00:00:00") for stamp in session.grid.ahead(session.settings.ahead)]
+    labels = stamps or ["next observation", *(f"{h} ahead" for h in range(2, session.settings.ahead + 1))]
+    ahead = {label: h for h, label in enumerate(labels, 1)}
+    table = tables.posterior(engine, f"after {count(engine.t, 'observation')}", ahead)
     since = " since it was resumed" if session.resumed_at else ""
     text = (
         f"{count(engine.t, 'observation')} ({session.missing} missing), {count(session.rejected, 'line')} rejected, "
@@ -377,13 +382,3 @@ def _check(settings: Settings, model: AbstractModel) -> None:
         if not math.isfinite(value) or (name != "initial_mean" and value <= 0):
             expected = "a finite" if name == "initial_mean" else "a positive"
             raise ModelError(f"{option} {value:g}: expected {expected} number")
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Iterator[bytes]]:
-    """The lines of a file or of stdin, each as soon as it is there."""
-    if str(path) == "-":
-        yield iter(sys.stdin.buffer)
-    else:
-        with path.open("rb") as stream:
-            yield iter(stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcssm.core import at_each_particle
+from smcssm.readout.summary import labels, weighted_quantiles
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.population import SMC2, prior_draws
 from smcssm.snapshot import Snapshot
@@ -27,6 +29,17 @@ def prior(snapshot: Snapshot) -> tuple[dict[str, np.ndarray], np.ndarray]:
     log_weight = np.where(inside, log_weight, -np.inf)
     w = np.exp(log_weight - log_weight.max(axis=-1, keepdims=True))
     return theta, w / w.sum(axis=-1, keepdims=True)
+
+
+def prior_quantiles(snapshot: Snapshot, levels: Sequence[float]) -> dict[str, np.ndarray]:
+    """Of every hyperparameter of the model, entry by entry."""
+    theta, w = prior(snapshot)
+    flat = (w / len(w)).ravel()
+    return {
+        label: weighted_quantiles(theta[name][entry].ravel(), flat, np.asarray(levels))
+        for name in snapshot.smc.filter.model.names
+        for label, entry in labels(snapshot.smc.prior, name, theta[name].shape[:-2])
+    }
 
 
 def _theta(smc: SMC2, z: Any) -> tuple[dict[str, jnp.ndarray], jnp.ndarray]:
