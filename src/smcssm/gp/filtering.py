@@ -22,6 +22,7 @@ from smcssm.gp.state import Slot
 from smcssm.kalman import parallel
 from smcssm.kalman.sequential import SystemOf
 from smcssm.linalg import stack
+from smcssm.linalg.panels import fence
 
 
 def slots_of(obs: Observation) -> tuple[Array, Array | None, list[Slot]]:
@@ -47,6 +48,7 @@ def prepared(kernel: Kernel, given: Observation) -> tuple[SystemOf, PyTree, Obse
     n = len(given.dt)
     side = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0, 0], 0, -1)[..., None], given)
     leaves, tree = jax.tree.flatten(system(kernel, side))
+    leaves = [leaf if isinstance(leaf, float) else fence(leaf) for leaf in leaves]
     moving = [i for i, leaf in enumerate(leaves) if jnp.shape(leaf) == (n, 1)]
     known = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, float)}
     params = {i: leaf for i, leaf in enumerate(leaves) if i not in moving and i not in known}
@@ -56,7 +58,7 @@ def prepared(kernel: Kernel, given: Observation) -> tuple[SystemOf, PyTree, Obse
         found = known | params | dict(zip(moving, obs.inputs, strict=True))
         return jax.tree.unflatten(tree, [found[i] for i in range(len(leaves))])
 
-    inputs = jnp.stack([leaves[i] for i in moving], axis=1)[..., None]
+    inputs = [leaves[i][..., None] for i in moving]
     return of_row, params, eqx.tree_at(lambda o: o.inputs, given, inputs)
 
 
