@@ -202,7 +202,7 @@ def _damped(a: Any, r: Any) -> tuple[Any, Any, tuple[Any, Any, Any]]:
     C = jnp.where(creeps, 1 + 0.5 * (slow + fast), C)
     S = jnp.where(creeps, (slow - fast) / (2 * _overdamping(a)), S)
     C, S = fence((C, S))
-    return C, S, tuple(-e * (2 + e) for e in (mean, slow, fast))
+    return C, S, (-mean * (2 + mean), -slow * (2 + slow), -fast * (2 + fast))
 
 
 def _overdamping(a: Any) -> Any:
