@@ -369,6 +369,22 @@ def test_square_roots_take_over_where_there_is_hardly_any_noise(states):
     np.testing.assert_allclose(gp.log_probability(kernel, t, y, 1e-4), dense(k, t, y, 1e-4, t)[0], rtol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sd", [1e-4, 1e-9])
+def test_gradients_are_those_of_square_roots_where_there_is_hardly_any_noise(sd):
+    """What is given up must not leave a NaN behind."""
+    t, y = np.r_[np.arange(6) * 1e-3, 0.002, 4.0], 1.3 + 1e-3 * np.arange(8.0)
+    t[6] += 5e-4
+    with jax.enable_x64(True):
+        kernel = jax.tree.map(jnp.asarray, KERNELS["critical"][0])
+        found = [
+            jax.jit(jax.grad(lambda k, solver=solver: gp.log_probability(k, t, y, sd, solver=solver)))(kernel)
+            for solver in ("sequential", "parallel")
+        ]
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
 @pytest.mark.parametrize("posterior", [False, True])
 def test_draws_have_the_joint_law(posterior):
     """The covariance of n draws is within five of its standard errors, sqrt((c_ij² + c_ii c_jj) / n), everywhere."""

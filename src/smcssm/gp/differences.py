@@ -52,13 +52,14 @@ def log_likelihood(kernel: Kernel, given: Observation) -> tuple[Float[Array, ""]
         m, S = _moved(at.F, before[0][:, None])[:, 0], _moved(at.F, _moved(at.F, before[1]).T)
         w = at.Ph - _seen(at.h, S, used)
         D, v = fence((at.marginal - _seen(at.h, at.Ph - w, used), at.y - _seen(at.h, m, used)))
-        gain = fence(jnp.where(at.seen, w / D, 0.0))
+        enough = at.seen & (LIMIT * D > at.marginal)  # else it is given up, and only must stay finite
+        gain = fence(jnp.where(enough, w / jnp.where(enough, D, 1.0), 0.0))
         return (m + gain * v, S + gain[:, None] * w[None]), (v, D)
 
     nothing = jnp.zeros(rows.Ph.shape[1:], rows.Ph.dtype)
     v, D = jax.lax.scan(jax.checkpoint(row, prevent_cse=False), (nothing, nothing[:, None] * nothing[None]), rows)[1]
-    sound = jnp.all((D * LIMIT > rows.marginal) | ~rows.seen)
-    D = jnp.where(rows.seen & (D > 0), D, 1.0)
+    enough = LIMIT * D > rows.marginal
+    D, sound = jnp.where(rows.seen & enough, D, 1.0), jnp.all(enough | ~rows.seen)
     return jnp.sum(jnp.where(rows.seen, -0.5 * (v * v / D + jnp.log(2 * math.pi * D)), 0.0)), sound
 
 
