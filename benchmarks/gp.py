@@ -147,7 +147,7 @@ def rows(quick):
     out, sizes = [], (1000,) if quick else (1000, 10_000, 100_000)
     several = 1000 if quick else 10_000
     todo = [("likelihood", n, 1) for n in sizes]
-    todo += [("gradient", several, 1), ("posterior", 1000, 1), ("likelihood", several, 10)]  # tinygp: posteriors cost n²
+    todo += [("gradient", several, 1), ("posterior", 1000, 1), ("likelihood", several, 10)]  # tinygp: n²
     libraries = [Library(w, p) for w, p in (("ours sequential", sys.executable), ("tinygp", theirs))]
     libraries.append(Library("smolgp sequential", theirs))
     try:
