@@ -1,27 +1,25 @@
 """Gaussian processes: ss.gp beside smolgp and tinygp, one oscillator (SHO), or a sum of ten.
 
 Log-likelihood, its gradient in the hyperparameters, and the posterior mean and variance at as many new times, float64,
-irregular times. Every case runs in a process of its own: compile seconds are the first call less a later one, run
-milliseconds the best of five. Rivals that are not installed are left out; log-likelihoods are compared.
+irregular times. Each library has a process of its own, in which every case is compiled once; then they take turns, run
+by run, and the best of ten counts. All seconds are of the processor, of all threads together, which other work on the
+machine changes least. Memory is what the compiled program needs besides its arguments, and the largest size that the
+process had while it compiled. The error is between the two log-likelihoods, relative.
 
-    python benchmarks/gp.py [--fast] [--output gp.json]
+    python -m benchmarks run gp [--quick]
 """
 
-import argparse
-import importlib.util
 import json
-import os
+import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-WHO = ("ours sequential", "ours parallel", "smolgp sequential", "smolgp parallel", "tinygp")
-TASKS = ("likelihood", "gradient", "posterior")
+REPEATS = 10
 OMEGA, QUALITY, SIGMA, NOISE = 2 * np.pi / 50, 5.0, 1.0, 0.75
 
 
@@ -89,95 +87,93 @@ def tinygp(solver):
     return likelihood, posterior
 
 
-def measure(who, task, n, terms):
-    """Compile seconds, run milliseconds, and a number that all should agree on."""
-    name, _, solver = who.partition(" ")
-    likelihood, posterior = {"ours": ours, "smolgp": smolgp, "tinygp": tinygp}[name](solver)
-    f = {"likelihood": likelihood, "gradient": jax.value_and_grad(likelihood), "posterior": posterior}[task]
-    t, y, at = data(n)
-    program = jax.jit(lambda th, y: f(th, t, y, at))
-    given = theta(terms), jnp.asarray(y)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        out = jax.block_until_ready(program(*given))
-        times.append(time.perf_counter() - start)
-    check = {"likelihood": lambda: out, "gradient": lambda: out[1]["omega"][0], "posterior": lambda: jnp.mean(out[1])}
-    best = min(times[1:])
-    return {"compile_s": times[0] - best, "run_ms": 1e3 * best, "value": float(check[task]())}
+
+
+def serve():
+    """Cases, one a line, compiled when they are new; then a run of each. For ``Library``."""
+    programs = {}
+    for line in sys.stdin:
+        who, task, n, terms = json.loads(line)
+        said = {}
+        with jax.enable_x64(True):
+            if (who, task, n, terms) not in programs:
+                name, _, solver = who.partition(" ")
+                likelihood, posterior = {"ours": ours, "smolgp": smolgp, "tinygp": tinygp}[name](solver)
+                f = {"likelihood": likelihood, "gradient": jax.value_and_grad(likelihood), "posterior": posterior}[task]
+                t, y, at = data(n)
+                given, start = (theta(terms), jnp.asarray(y)), time.process_time()
+                program = jax.jit(lambda th, y, f=f, t=t, at=at: f(th, t, y, at)).lower(*given).compile()
+                said["compile_s"] = time.process_time() - start
+                said["temporary_MB"] = program.memory_analysis().temp_size_in_bytes / 1e6
+                said["peak_MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+                programs[who, task, n, terms] = program, given
+            program, given = programs[who, task, n, terms]
+            start = time.process_time()
+            out = jax.block_until_ready(program(*given))
+            said["run_ms"] = 1e3 * (time.process_time() - start)
+            said["value"] = float(jax.tree.leaves(out)[0] if task != "posterior" else jnp.mean(out[1]))
+        print(json.dumps(said), flush=True)
+
+
+class Library:
+    """A process that answers to cases."""
+
+    def __init__(self, who, python):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        self.who, self.process = who, subprocess.Popen([str(python), "-m", "benchmarks.gp"], **pipes)
+
+    def __call__(self, *case):
+        self.process.stdin.write(json.dumps([self.who, *case]) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.who}: its process ended")
+        return json.loads(line)
+
+
+def turns(libraries, *case):
+    """The first answer of each, which tells of compiling too, with the best time of all."""
+    first = [library(*case) for library in libraries]
+    for _ in range(REPEATS):
+        for answer, library in zip(first, libraries, strict=True):
+            answer["run_ms"] = min(answer["run_ms"], library(*case)["run_ms"])
+    return first
 
 
 def rows(quick):
     from benchmarks import environments
 
+    theirs = environments.python("smoothers")
     out, sizes = [], (1000,) if quick else (1000, 10_000, 100_000)
-    todo = [(task, n, 1) for n in sizes for task in TASKS] + [("likelihood", 1000 if quick else 10_000, 10)]
-
-    def case(who, *job):
-        python = sys.executable if who.startswith("ours") else str(environments.python("smoothers"))
-        return environments.ask_of(python, "gp", "--case", who, *map(str, job), limit=150)
-
-    for task, n, terms in todo:
-        ours = case("ours sequential", task, n, terms)
-        same = {"what": f"{task}, {n} points, {terms} terms", "unit": "ms"}
-        same |= {"ours": ours["run_ms"], "first": ours["compile_s"]}
-        for who in ("tinygp", "smolgp sequential"):
-            row = same | {"rival": who}
-            try:
-                theirs = case(who, task, n, terms)
-                row |= {"theirs": theirs["run_ms"], "their_first": theirs["compile_s"]}
-                row |= {"error": abs(ours["value"] / theirs["value"] - 1), "error_of": "relative, between the two"}
-            except environments.RivalError as error:
-                row |= {"note": str(error)}
-            out.append(row)
+    several = 1000 if quick else 10_000
+    todo = [("likelihood", n, 1) for n in sizes]
+    todo += [("gradient", several, 1), ("posterior", 1000, 1), ("likelihood", several, 10)]  # tinygp: n²
+    libraries = [Library(w, p) for w, p in (("ours sequential", sys.executable), ("tinygp", theirs))]
+    libraries.append(Library("smolgp sequential", theirs))
+    try:
+        for task, n, terms in todo:
+            ours, *others = turns(libraries, task, n, terms)
+            for rival, found in zip(libraries[1:], others, strict=True):
+                out.append(_row(f"{task}, {n} points, {terms} terms", "ms", "run_ms", ours, rival.who, found))
+        libraries += [Library("ours parallel", sys.executable), Library("smolgp parallel", theirs)]
+        ours, found = turns(libraries[-2:], "likelihood", several, 1)
+        units = {"run_ms": "ms", "compile_s": "s to compile", "temporary_MB": "MB", "peak_MB": "MB, process"}
+        for field, unit in units.items():
+            out.append(_row(f"parallel likelihood, {several} points", unit, field, ours, "smolgp parallel", found))
+    finally:
+        for library in libraries:
+            library.process.terminate()
+            library.process.wait()
     return out
 
 
-def cases(fast):
-    sizes = (1000,) if fast else (1000, 10_000, 100_000)
-    yield from ((who, task, n, 1) for n in sizes for task in TASKS for who in WHO)
-    yield from ((who, "likelihood", 1000 if fast else 10_000, 10) for who in WHO if "parallel" not in who)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fast", action="store_true", help="small sizes only")
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds for a case")
-    parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.case:
-        who, task, n, terms = args.case
-        with jax.enable_x64(True):
-            print(json.dumps(measure(who, task, int(n), int(terms))))
-        return
-    results = []
-    print(f"{'':12}{'n':>8}{'terms':>6}  {'':20}{'compile s':>10}{'run ms':>10}{'':4}value")
-    for who, task, n, terms in cases(args.fast):
-        name = who.split()[0]
-        if name != "ours" and importlib.util.find_spec(name) is None:
-            continue
-        command = [sys.executable, __file__, "--case", who, task, str(n), str(terms)]
-        try:
-            run = subprocess.run(
-                command, capture_output=True, text=True, check=True, env=os.environ, timeout=args.limit
-            )
-            found = json.loads(run.stdout.splitlines()[-1])
-        except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-            print(f"{task:12}{n:8}{terms:6}  {who:20}  {type(error).__name__}")
-            continue
-        results.append({"who": who, "task": task, "n": n, "terms": terms, **found})
-        measured = f"{found['compile_s']:10.2f}{found['run_ms']:10.2f}    {found['value']:.12g}"
-        print(f"{task:12}{n:8}{terms:6}  {who:20}{measured}", flush=True)
-        if args.output:
-            args.output.write_text(json.dumps(results, indent=1))
-    reference = {(r["task"], r["n"], r["terms"]): r["run_ms"] for r in results if r["who"] == "ours sequential"}
-    for r in results:
-        case = r["task"], r["n"], r["terms"]
-        if case in reference:
-            ratio = r["run_ms"] / reference[case]
-            print(f"{case[0]:12}{case[1]:8}{case[2]:6}  {r['who']:20}{ratio:8.2f} x ours sequential")
+def _row(what, unit, field, ours, rival, theirs):
+    row = {"what": what, "unit": unit, "ours": ours[field], "rival": rival, "theirs": theirs[field]}
+    if field == "run_ms":
+        row |= {"first": ours["compile_s"], "their_first": theirs["compile_s"]}
+        row |= {"error": abs(ours["value"] / theirs["value"] - 1), "error_of": "relative, between the two"}
+    return row
 
 
 if __name__ == "__main__":
-    main()
+    serve()

@@ -14,7 +14,8 @@ from filtering import N, compare
 from smcssm import gp
 from smcssm import models as m
 from smcssm.errors import InputError, ModelError
-from smcssm.gp import state
+from smcssm.gp import differences, grid, state
+from smcssm.gp.events import events
 from smcssm.gp.periodic import harmonics
 
 EXAMPLE = np.loadtxt(Path(__file__).parent / "data" / "smolgp_example.csv", delimiter=",", skiprows=1).T
@@ -318,21 +319,70 @@ def test_gradients_equal_finite_differences(name):
             np.testing.assert_allclose(jnp.sum(gradient * direction), (up - down) / (2 * h), rtol=2e-5, atol=2e-5)
 
 
+def in_float32(kernel, t, y, sd, solver):
+    with jax.enable_x64(False):
+        got = jax.jit(lambda y: gp.log_probability(kernel, t, y, sd, solver=solver))(jnp.asarray(y, jnp.float32))
+        assert got.dtype == jnp.float32
+    return float(got)
+
+
+BOTH = [(k, s) for k in ("oscillating", "matern32") for s in ("sequential", "parallel")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "solver"), [(k, s) for k in ("oscillating", "matern32") for s in ("sequential", "parallel")]
-)
-def test_float32_with_julian_dates(name, solver):
+@pytest.mark.parametrize(("n", "limit"), [(10_000, 1e-2), (100_000, 5e-2)])
+@pytest.mark.parametrize(("name", "solver"), BOTH)
+def test_float32_with_julian_dates(name, solver, n, limit):
     rng = np.random.default_rng(0)
-    n = 10_000
     kernel = {"oscillating": gp.SHO(0.4, 3.0, 1.3), "matern32": gp.Matern32(5.0, 1.3)}[name]
     t = 2_460_000.5 + np.cumsum(rng.exponential(0.05, n))
     y = np.asarray(gp.sample(jax.random.key(1), kernel, t))[0] + 0.3 * rng.standard_normal(n)
-    exact = gp.log_probability(kernel, t, y, 0.3, solver=solver)
-    with jax.enable_x64(False):
-        got = jax.jit(lambda y: gp.log_probability(kernel, t, y, 0.3, solver=solver))(jnp.asarray(y, jnp.float32))
-        assert got.dtype == jnp.float32
-    assert abs(float(got) - exact) < 1e-2
+    assert abs(in_float32(kernel, t, y, 0.3, solver) - gp.log_probability(kernel, t, y, 0.3)) < limit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "solver"), BOTH)
+def test_float32_at_short_steps_with_hardly_any_noise(name, solver):
+    rng = np.random.default_rng(0)
+    kernel, t = KERNELS[name][0], 2_460_000.5 + 1e-3 * np.arange(1000)
+    y = np.asarray(gp.sample(jax.random.key(1), kernel, t))[0] + 1e-4 * rng.standard_normal(1000)
+    y = np.asarray(y, np.float32).astype(float)  # the same numbers for both
+    assert abs(in_float32(kernel, t, y, 1e-4, solver) - gp.log_probability(kernel, t, y, 1e-4)) < 0.1
+
+
+@pytest.mark.parametrize("states", [2, 9])
+def test_square_roots_take_over_where_there_is_hardly_any_noise(states):
+    """From differences of covariances too few digits would be left; with many states it is by loops."""
+    kernel, k = KERNELS["critical"]
+    if states == 9:
+        kernel = gp.Matern52(2.0, 1.3) + gp.Matern52(3.0, 0.4) + gp.Matern52(1.0, 0.7)
+        k = total(matern(2, 2.0, 1.3), matern(2, 3.0, 0.4), matern(2, 1.0, 0.7))
+    t = np.r_[np.arange(6) * 1e-3, 0.002, 4.0]
+    y = 1.3 + 1e-4 * np.random.default_rng(0).standard_normal(8)
+    y[3] = np.nan
+    with jax.enable_x64(True):
+        order = np.argsort(t, kind="stable")
+        when = events(t[order], 0 * t, 0 * t)
+        arrays = jax.tree.map(lambda v: jnp.full((1, 1), v), kernel)
+        given = grid.rows(when, y[order], np.full(8, 1e-4), 0 * t, 1)
+        assert not jax.jit(differences.log_likelihood)(arrays, given)[1]
+    np.testing.assert_allclose(gp.log_probability(kernel, t, y, 1e-4), dense(k, t, y, 1e-4, t)[0], rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sd", [1e-4, 1e-9])
+def test_gradients_are_those_of_square_roots_where_there_is_hardly_any_noise(sd):
+    """What is given up must not leave a NaN behind."""
+    t, y = np.r_[np.arange(6) * 1e-3, 0.002, 4.0], 1.3 + 1e-3 * np.arange(8.0)
+    t[6] += 5e-4
+    with jax.enable_x64(True):
+        kernel = jax.tree.map(jnp.asarray, KERNELS["critical"][0])
+        found = [
+            jax.jit(jax.grad(lambda k, solver=solver: gp.log_probability(k, t, y, sd, solver=solver)))(kernel)
+            for solver in ("sequential", "parallel")
+        ]
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
 @pytest.mark.parametrize("posterior", [False, True])

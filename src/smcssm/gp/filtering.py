@@ -22,6 +22,9 @@ from smcssm.gp.state import Slot
 from smcssm.kalman import parallel
 from smcssm.kalman.sequential import SystemOf
 from smcssm.linalg import stack
+from smcssm.linalg.panels import fence
+
+CHUNK = 1024  # rows whose averages over exposures are worked out together: all that this takes stays in the cache
 
 
 def slots_of(obs: Observation) -> tuple[Array, Array | None, list[Slot]]:
@@ -44,20 +47,34 @@ def system(kernel: Kernel, obs: Observation) -> System:
 
 def prepared(kernel: Kernel, given: Observation) -> tuple[SystemOf, PyTree, Observation]:
     """A function of the rows' matrices, its parameters, and rows whose ``inputs`` are what it puts together."""
-    n = len(given.dt)
-    side = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0, 0], 0, -1)[..., None], given)
-    leaves, tree = jax.tree.flatten(system(kernel, side))
-    moving = [i for i, leaf in enumerate(leaves) if jnp.shape(leaf) == (n, 1)]
-    known = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, float)}
-    params = {i: leaf for i, leaf in enumerate(leaves) if i not in moving and i not in known}
+    n, known, trees = len(given.dt), {}, []
+    size = min(CHUNK, n & -n) if slots_of(given)[2] and n > CHUNK else n
+
+    def some(rows: Observation) -> dict[int, Array]:
+        leaves, tree = jax.tree.flatten(system(kernel, beside(rows)))
+        known.update({i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, float)})
+        trees.append(tree)
+        return fence({i: leaf for i, leaf in enumerate(leaves) if i not in known})
+
+    if size == n:
+        found = some(given)
+    else:
+        parts = jax.lax.map(some, jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), given))
+        found = {i: e.reshape(-1, 1) if e.shape[1] == size else e[0] for i, e in parts.items()}
+    moving = [i for i, leaf in found.items() if jnp.shape(leaf) == (n, 1)]
+    params = {i: leaf for i, leaf in found.items() if i not in moving}
 
     def of_row(params: dict[int, Array], obs: Observation) -> System:
         assert obs.inputs is not None
-        found = known | params | dict(zip(moving, obs.inputs, strict=True))
-        return jax.tree.unflatten(tree, [found[i] for i in range(len(leaves))])
+        every = known | params | dict(zip(moving, obs.inputs, strict=True))
+        return jax.tree.unflatten(trees[0], [every[i] for i in range(len(every))])
 
-    inputs = jnp.stack([leaves[i] for i in moving], axis=1)[..., None]
-    return of_row, params, eqx.tree_at(lambda o: o.inputs, given, inputs)
+    return of_row, params, eqx.tree_at(lambda o: o.inputs, given, [found[i][..., None] for i in moving])
+
+
+def beside(given: Observation) -> Observation:
+    """Rows ``[t, ..., 1, 1]`` on the series axis, ``[..., t, 1]``."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0, 0], 0, -1)[..., None], given)
 
 
 def stationary(kernel: Kernel, given: Observation, like: Array) -> Gaussian:

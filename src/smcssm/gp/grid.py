@@ -1,8 +1,8 @@
 """From times, values and noises in any order to rows of a filter: sorted, differenced on the host, padded.
 
 Times are subtracted in float64 whatever the precision of what follows: a Julian date in float32 is off by hours. The
-number of rows is rounded up, by an eighth at most, so that a few more data need no new program; rows that are added say
-nothing and take no time.
+number of rows is rounded up, by a sixteenth at most, so that a few more data need no new program; rows that are added
+say nothing and take no time.
 """
 
 from __future__ import annotations
@@ -94,11 +94,14 @@ def rows(when: Events, y: Any, noise_sd: Any, outputs: Any, blocks: int) -> Obse
     ``inputs`` are the output that is observed and, where there are exposures, ``plain`` and the ``slots`` of events.
     """
     n, dtype = len(when.times), jnp.result_type(float)
-    extra = rounded(n, blocks) - n
+    extra, given = rounded(n, blocks) - n, len(when.place)
+    source = np.full(n + extra, given)  # which datum each row is; the one beyond the last is none
+    source[when.place] = np.arange(given)
+    ordered = (when.place == np.arange(given)).all()
 
     def column(value: Any, nothing: float = 0.0) -> Array:
-        array = jnp.full(n, nothing, dtype).at[when.place].set(jnp.asarray(value, dtype))
-        return jnp.pad(array, (0, extra))[:, None, None, None]
+        array = jnp.pad(jnp.asarray(value, dtype), (0, len(source) - given if ordered else 1), constant_values=nothing)
+        return (array if ordered else array[source])[:, None, None, None]
 
     value = column(y, jnp.nan)
     seen = ~jnp.isnan(value) & (jnp.arange(n + extra) < n)[:, None, None, None]
@@ -112,8 +115,8 @@ def rows(when: Events, y: Any, noise_sd: Any, outputs: Any, blocks: int) -> Obse
 
 
 def rounded(n: int, blocks: int) -> int:
-    """The number of rows that are filtered: at most an eighth more than n > 64, and a multiple of ``blocks``."""
-    step = max(1 << max(3, n.bit_length() - 4), blocks)
+    """The number of rows that are filtered: at most a sixteenth more than n > 128, and a multiple of ``blocks``."""
+    step = max(1 << max(3, n.bit_length() - 5), blocks)
     return -(-n // step) * step
 
 

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from smcssm.errors import ModelError
 from smcssm.gp.kernel import Block, Kernel
 from smcssm.linalg.entries import Rows
+from smcssm.linalg.panels import fence
 
 SMALL = 1.0  # r and 2 a r up to which the power series is used
 TERMS = 26
@@ -58,16 +59,15 @@ class SHO(Block):
     def transition(self, dt: Any) -> Rows:
         """A damped rotation, or a relaxation."""
         a = 0.5 / self.quality
-        C, S = _damped(a, self.omega * dt)
+        C, S, _ = _damped(a, self.omega * dt)
         return [[C + a * S, S], [-S, C - a * S]]
 
     def noise_root(self, dt: Any) -> Rows:
         """Triangular from the last row up."""
         a, r = 0.5 / self.quality, self.omega * dt
-        C, S = _damped(a, r)
-        lost = -jnp.expm1(-2 * a * r)
-        last = jnp.sqrt(lost + 2 * a * S * (C - a * S))
-        both = 2 * a * S * (S / last)
+        C, S, lost = _damped(a, r)
+        last = fence(jnp.sqrt(lost[0] + 2 * a * S * (C - a * S)))
+        both = fence(2 * a * S * (S / last))
         first = _of_position(a, r, C, S, lost) - both * both
         tiny = jnp.finfo(first.dtype).tiny
         return [[self.sigma * jnp.sqrt(jnp.maximum(first, tiny)), self.sigma * both], [0.0, self.sigma * last]]
@@ -183,8 +183,8 @@ def _undamped(period: Any, quality: Any) -> Any:
     return 4 * math.pi * quality / (period * jnp.sqrt((2 * quality - 1) * (2 * quality + 1)))
 
 
-def _damped(a: Any, r: Any) -> tuple[Any, Any]:
-    """E C and E S, smooth in a > 0."""
+def _damped(a: Any, r: Any) -> tuple[Any, Any, tuple[Any, Any, Any]]:
+    """E C and E S, smooth in a > 0; what 1 - E² and, where overdamped, its slow and fast part have."""
     square = (1 - a) * (1 + a) * r * r
     turns, creeps = square > 1, square < -1
     z = jnp.where(turns | creeps, 0.0, square)
@@ -192,39 +192,47 @@ def _damped(a: Any, r: Any) -> tuple[Any, Any]:
     for k in range(10, 0, -1):
         cos = 1 - cos * z * (1 / (2 * k * (2 * k - 1)))
         sinc = 1 - sinc * z * (1 / (2 * k * (2 * k + 1)))
-    kept = jnp.exp(-a * r)
+    rate = a + _overdamping(a)  # a - g = 1 / (a + g), without cancellation
+    mean, slow, fast = fence((jnp.expm1(-a * r), jnp.expm1(-r / rate), jnp.expm1(-r * rate)))
+    kept = 1 + mean
 
-    angle = jnp.sqrt(jnp.where(turns, square, 1.0))
-    C = jnp.where(turns, kept * jnp.cos(angle), kept * cos)
-    S = jnp.where(turns, kept * r * jnp.sin(angle) / angle, kept * r * sinc)
+    angle = fence(jnp.sqrt(jnp.where(turns, square, 1.0)))
+    C = kept * jnp.where(turns, jnp.cos(angle), cos)
+    S = kept * r * jnp.where(turns, jnp.sin(angle) / angle, sinc)
+    C = jnp.where(creeps, 1 + 0.5 * (slow + fast), C)
+    S = jnp.where(creeps, (slow - fast) / (2 * _overdamping(a)), S)
+    C, S = fence((C, S))
+    return C, S, (-mean * (2 + mean), -slow * (2 + slow), -fast * (2 + fast))
 
-    g = jnp.sqrt(jnp.where(creeps, (a - 1) * (a + 1), 1.0))
-    slow = jnp.exp(-r / (a + g))  # a - g = 1 / (a + g), without cancellation
-    fast = jnp.exp(-r * (a + g))
-    return jnp.where(creeps, 0.5 * (slow + fast), C), jnp.where(creeps, (slow - fast) / (2 * g), S)
+
+def _overdamping(a: Any) -> Any:
+    """g = sqrt(a² - 1) where overdamped."""
+    return jnp.sqrt(jnp.where(a > 1, (a - 1) * (a + 1), 1.0))
 
 
-def _of_position(a: Any, r: Any, C: Any, S: Any, lost: Any) -> Any:
+def _of_position(a: Any, r: Any, C: Any, S: Any, lost: tuple[Any, Any, Any]) -> Any:
     """Q_11."""
-    over = a > OVERDAMPED
-    g = jnp.sqrt(jnp.where(over, (a - 1) * (a + 1), 1.0))
-    slow, fast = 2 / (a + g), 2 * (a + g)
-    three = -jnp.expm1(-slow * r) / slow - lost / a - jnp.expm1(-fast * r) / fast
-    closed = jnp.where(over, (a / (g * g)) * three, lost - 2 * a * S * (C + a * S))
+    g = _overdamping(a)
+    three = 0.5 * lost[1] * (a + g) - lost[0] / a + 0.5 * lost[2] / (a + g)
+    closed = jnp.where(a > OVERDAMPED, (a / (g * g)) * three, lost[0] - 2 * a * S * (C + a * S))
     small = (r <= SMALL) & (2 * a * r <= SMALL)
     return jnp.where(small, 4 * a * r * r * r * _series(a, jnp.where(small, r, 0.0)), closed)
 
 
 def _series(a: Any, r: Any) -> Any:
-    """int_0^r (E S)² / r³: the sum of c_m / (m + 1) for coefficients c_m r^m, m = 2, 3, ..., over r²."""
-    b, square = 2 * a * r, r * r
-    zero = jnp.zeros_like(b)
-    before, last, now = zero, zero, jnp.ones_like(b)
-    total = now / 3
+    """int_0^r (E S)² / r³ in powers of the larger of r and 2 a r, whose coefficients are those of one oscillator."""
+    larger = jnp.maximum(1.0, 2 * a)
+    b, square = 2 * a / larger, 1 / (larger * larger)
+    before, last, now = jnp.zeros_like(b), jnp.zeros_like(b), jnp.ones_like(b)
+    coefficients = [now / 3]
     for m in range(TERMS):
         following = (
             3 * b * (m + 2) * (m + 1) * now + (2 * b * b + 4 * square) * (m + 1) * last + 4 * b * square * before
         )
         before, last, now = last, now, following * (-1 / ((m + 3) * (m + 2) * (m + 1)))
-        total = total + now * (1 / (m + 4))
+        coefficients.append(now * (1 / (m + 4)))
+    known, x = coefficients, larger * r
+    total = known[-1]
+    for c in reversed(known[:-1]):
+        total = c + x * total
     return total

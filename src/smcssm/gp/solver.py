@@ -22,14 +22,16 @@ from smcssm import kalman
 from smcssm.core import Observation
 from smcssm.errors import InputError
 from smcssm.gaussian import Gaussian
-from smcssm.gp import grid, state
+from smcssm.gp import differences, grid, state
 from smcssm.gp.conditioned import Conditioned, Data
 from smcssm.gp.events import Events, events
 from smcssm.gp.events import lengths as exposures
-from smcssm.gp.filtering import filtered, prepared
+from smcssm.gp.filtering import filtered, prepared, stationary
 from smcssm.gp.kernel import Kernel
-from smcssm.kalman import smoother
+from smcssm.kalman import looped, smoother
 from smcssm.linalg import matvec, rows, stack
+
+MANY = 8  # states, from which on square roots take longer to compile than they are worth
 
 Mean = float | Callable[[np.ndarray], Any] | Any
 
@@ -138,8 +140,21 @@ def _arrays(kernel: Kernel) -> Kernel:
 
 @functools.partial(jax.jit, static_argnames="blocks")
 def _log_probability(kernel: Kernel, given: Observation, blocks: int) -> Array:
-    *_, log_lik = filtered(kernel, given, blocks, lambda _, innovation: innovation.log_lik)
-    total = jnp.sum(log_lik)
+    assert given.inputs is not None
+
+    def by_square_roots() -> Array:
+        return jnp.sum(filtered(kernel, given, blocks, lambda _, innovation: innovation.log_lik)[-1])
+
+    def in_loops() -> Array:
+        of_row, start = prepared(kernel, given), stationary(kernel, given, given.y[0, 0])
+        return jnp.sum(looped.log_likelihoods(of_row[0], of_row[1], start, of_row[2]))
+
+    if blocks > 1 or given.inputs.shape[1] > 1 or given.y.dtype != jnp.float64:
+        total = by_square_roots()
+    else:
+        quickly, sound = differences.log_likelihood(kernel, given)
+        many = sum(len(block.row()) for block in kernel.blocks()) > MANY
+        total = jax.lax.cond(sound, lambda: quickly, in_loops if many else by_square_roots)
     return jnp.where(state.admissible(kernel) | jnp.isnan(total), total, -jnp.inf)
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from smcssm.gp.exposure import averaged
 from smcssm.gp.kernel import Block, Kernel, Sum
 from smcssm.linalg.entries import Rows, block_diagonal, dot, multiply, transpose
-from smcssm.linalg.panels import triangularise
+from smcssm.linalg.panels import fence, triangularise
 
 
 class Slot(NamedTuple):
@@ -44,8 +45,8 @@ def transition(kernel: Kernel, dt: Any, slots: Sequence[Slot] = ()) -> tuple[Row
     later = jnp.where(dt > 0, dt, 1)
     blocks = kernel.blocks()
     if not slots:
-        F = block_diagonal([b.transition(later) for b in blocks])
-        return F, block_diagonal([b.noise_root(later) for b in blocks])
+        F, root = zip(*together(blocks, lambda b, dt: (b.transition(dt), b.noise_root(dt)), later), strict=True)
+        return block_diagonal(F), block_diagonal(root)
     opened = reduce(operator.or_, [slot.rate > 0 for slot in slots])
     labels = [slot.label for slot in slots] if kernel.n_outputs > 1 else [None]
     parts = []
@@ -60,6 +61,33 @@ def transition(kernel: Kernel, dt: Any, slots: Sequence[Slot] = ()) -> tuple[Row
     ]
     F = [row + [0.0] * len(slots) for row in F] + below
     return F, noise + [[multiply(share, e) for e in of_averages[k]] for _, share, k in own]
+
+
+def together(blocks: Sequence[Block], of_block: Callable[[Block, Any], Any], dt: Any) -> list[Any]:
+    """Nested entries of each block over ``dt``; those of blocks of one kind by one formula, compiled once."""
+    kinds: dict[Any, list[int]] = {}
+    for k, block in enumerate(blocks):
+        kinds.setdefault(jax.tree.structure(block), []).append(k)
+    found: dict[int, Any] = {}
+    for kind, group in kinds.items():
+        if len(group) == 1:
+            found[group[0]] = of_block(blocks[group[0]], dt)
+            continue
+        same = zip(*(jax.tree.leaves(blocks[k]) for k in group), strict=True)
+        side = [_side(leaves, jnp.ndim(dt)) for leaves in same]
+        entries, nested = jax.tree.flatten(of_block(jax.tree.unflatten(kind, side), dt[None]))
+        entries = [e if isinstance(e, float) else fence(e) for e in entries]
+        for place, k in enumerate(group):
+            own = [e if isinstance(e, float) else e[min(place, len(e) - 1)] for e in entries]
+            found[k] = jax.tree.unflatten(nested, own)
+    return [found[k] for k in range(len(blocks))]
+
+
+def _side(leaves: Sequence[Any], axes: int) -> Array:
+    """On a new axis, numbers as arrays of size 1."""
+    dtype = jnp.result_type(float)
+    arrays = [jnp.full((1,) * axes, v, dtype) if jnp.ndim(v) == 0 else v for v in leaves]
+    return jnp.stack(jnp.broadcast_arrays(*arrays))
 
 
 def _either(opened: Any, U: Rows, chol_Q: Rows) -> Rows:
