@@ -220,6 +220,7 @@ def test_pm_sample_agrees_with_quadrature(exact):
     assert ahead["posterior_predictive"]["y"].shape == (2, 20, 100)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_pm_sample_on_the_nile_agrees_with_quadrature():
     import arviz as az
