@@ -25,6 +25,11 @@ TREND = PROBLEMS["trend"]
 LENGTHS = (50, 100, 200, 500, 1000)
 
 
+def data(length: int) -> np.ndarray:
+    """The beginning of one stream."""
+    return TREND.data(LENGTHS[-1])[:length]
+
+
 def moments(draws: np.ndarray, weight: np.ndarray | None = None) -> dict[str, list[float]]:
     """Of draws ``[3, n]``."""
     mean = np.average(draws, axis=1, weights=weight)
@@ -35,7 +40,7 @@ def moments(draws: np.ndarray, weight: np.ndarray | None = None) -> dict[str, li
 def ours(lengths: list[int], draws: int) -> list[dict[str, Any]]:
     """Steps one by one, and what was known after each length."""
     del draws
-    y, engine_at = TREND.data(lengths[-1]), engine_of(TREND)
+    y, engine_at = data(lengths[-1]), engine_of(TREND)
     begun = time.process_time()
     engine_at(0).warmup()
     first, engine, out, took = time.process_time() - begun, engine_at(1), [], np.zeros(lengths[-1])
@@ -73,7 +78,7 @@ def op(lengths: list[int], draws: int) -> list[dict[str, Any]]:
             chol_Q=[[level, 0.0], [0.0, slope]],
             H=[[1.0, 0.0]],
             chol_R=[[obs]],
-            observed=TREND.data(lengths[0]),
+            observed=data(lengths[0]),
         )
     drawn: list[float] = []  # CPU time of this process after each draw, tuning included
 
@@ -102,7 +107,7 @@ def extras(lengths: list[int], draws: int) -> list[dict[str, Any]]:
         pm.Deterministic("P0", pt.as_tensor(np.diag([100.0, 1.0])))
         pm.Deterministic("initial_tilt", pt.zeros(2))
         pm.Deterministic("sigma_tilt", pt.stack([level, slope]))
-        built.build_statespace_graph(TREND.data(lengths[0])[:, None])
+        built.build_statespace_graph(data(lengths[0])[:, None])
     compiled = nutpie.compile_pymc_model(model)
     first = time.process_time() - begun
     trace = nutpie.sample(compiled, draws=draws, tune=draws, chains=1, cores=1, seed=1, progress_bar=False)
@@ -122,7 +127,7 @@ def rows(quick: bool) -> list[dict[str, Any]]:
     mine = environments.ask_of(sys.executable, "refit", "ours", json.dumps(lengths), str(draws), limit=1800)
     out = []
     for length, found in zip(lengths, mine, strict=True):
-        right = truth(TREND, TREND.data(length), np.array(found["pilot"]), 20_000 if quick else 100_000)
+        right = truth(TREND, data(length), np.array(found["pilot"]), 20_000 if quick else 100_000)
         same = {"what": f"one more observation after {length}", "unit": "s", "ours": found["seconds"]}
         same |= {"first": found["first"], "error": error(found, right)}
         same |= {"error_of": "means in posterior sds and sds, relative; rms (one run)"}
