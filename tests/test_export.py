@@ -41,6 +41,8 @@ def test_groups_and_attributes(fitted, tree):
         "constant_data",
         "one_step_predictive",
         "record",
+        "log_likelihood",
+        "posterior_predictive",
     }
     a = tree.attrs
     assert (a["t"], a["runs"], a["n_particles"], a["inference_library"]) == (50, RUNS, N, "smcssm")
@@ -99,6 +101,49 @@ def test_data_and_inputs(fitted, tree):
     np.testing.assert_array_equal(observed["time"], np.arange(1, 51))
     np.testing.assert_array_equal(tree["constant_data"]["dt"], [0.0] + [1.0] * 49)
     assert "inputs" not in tree["constant_data"]
+
+
+def test_pointwise_log_likelihoods_are_the_terms_of_the_particles(tree):
+    terms = tree["log_likelihood"]["y"]
+    assert terms.dims == ("chain", "draw", "time") and not terms.isnull().any()
+    assert list(terms["time"].values) == [t for t in range(1, 51) if not 21 <= t <= 25]  # nothing was observed there
+    np.testing.assert_allclose(terms.sum("time"), tree["sample_stats"]["log_likelihood"], rtol=1e-10)
+
+
+def test_replicates_have_the_law_of_the_next_observation(tree):
+    """Standardised by a filter in NumPy, given the draw's hyperparameters and the past, they are standard normal."""
+    y, draws = small.readings(), tree["posterior"].to_dataset()
+    replicates = tree["posterior_predictive"]["y"]
+    assert replicates.dims == ("chain", "draw", "time", "channel") and replicates.sizes["time"] == 50
+    H, d, u = np.ones((2, 1)), np.array([0.0, 5.0]), []
+    for chain in range(RUNS):
+        for draw in range(0, DRAWS, 10):
+            at = {k: draws[k].values[chain, draw] for k in ("sigma_level", "sigma_obs", "drift")}
+            m, P, Q, R = 0.0, 1.0, at["sigma_level"] ** 2, np.diag(at["sigma_obs"] ** 2)
+            for t in range(50):
+                m, P = (m, P) if t == 0 else (m + at["drift"], P + Q)
+                S = P * (H @ H.T) + R
+                u.append(np.linalg.solve(np.linalg.cholesky(S), replicates.values[chain, draw, t] - H[:, 0] * m - d))
+                seen = ~np.isnan(y[t])
+                if seen.any():
+                    K = P * np.linalg.solve(S[np.ix_(seen, seen)], H[seen, 0])
+                    m, P = m + K @ (y[t] - H[:, 0] * m - d)[seen], P - P * K @ H[seen, 0]
+    u = np.array(u)
+    assert stats.kstest(u.ravel(), "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(u.T)[0, 1]) < 4 / len(u) ** 0.5
+    flat = u.reshape(-1, 50, 2)
+    assert abs(np.mean(flat[:, 1:] * flat[:, :-1])) < 4 / flat[:, 1:].size ** 0.5  # and independent in time
+
+
+def test_pointwise_groups_are_asked_for_where_they_are_large(fitted, monkeypatch):
+    from smcssm.readout import pointwise
+
+    assert {"log_likelihood", "posterior_predictive"}.isdisjoint(fitted[0].to_arviz(draws=5, predictive=False).children)
+    monkeypatch.setattr(pointwise, "ROOM", 50 * 5 * RUNS * 3 - 1)
+    assert "log_likelihood" not in fitted[0].to_arviz(draws=5).children
+    assert fitted[0].to_arviz(draws=5, predictive=True)["log_likelihood"]["y"].sizes["draw"] == 5
+    with pytest.raises(ModelError, match="none has come yet"):
+        small.sensors().to_arviz(draws=5, predictive=True)
 
 
 def test_one_step_forecasts_and_record(fitted, tree):
@@ -215,6 +260,8 @@ table = az.summary(tree, round_to="none")
 assert (table["r_hat"].astype(float) < 1.1).all(), table
 print(table["mean"].astype(float)["sigma_obs[south]"])
 az.plot_trace_dist(tree); az.plot_forest(tree); az.plot_pair(tree); az.plot_prior_posterior(tree)
+assert abs(az.loo(tree).elpd) < 1e4
+assert az.compare({{"a": tree, "b": tree.isel(draw=slice(0, 100))}}).shape[0] == 2
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -168,13 +168,13 @@ def walk(T=100, seed=3):
     return y
 
 
-def local_level(y, **options):
+def local_level(y, start=(0.0, 10.0), scales=(1.0, 2.0), **options):
     with pm.Model() as model:
-        level, noise = pm.HalfNormal("sigma_level", 1.0), pm.HalfNormal("sigma_obs", 2.0)
+        level, noise = pm.HalfNormal("sigma_level", scales[0]), pm.HalfNormal("sigma_obs", scales[1])
         ss.LinearGaussianSSM(
             "y",
-            initial_mean=[0.0],
-            initial_chol=[[10.0]],
+            initial_mean=[start[0]],
+            initial_chol=[[start[1]]],
             F=[[1.0]],
             chol_Q=[[level]],
             H=[[1.0]],
@@ -218,6 +218,24 @@ def test_pm_sample_agrees_with_quadrature(exact):
     )[0]
     np.testing.assert_allclose(log_lik[0, 0], by_hand, rtol=1e-9, atol=1e-12)
     assert ahead["posterior_predictive"]["y"].shape == (2, 20, 100)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_pm_sample_on_the_nile_agrees_with_quadrature():
+    import arviz as az
+    from statsmodels.datasets import nile
+
+    y, scales = nile.load_pandas().data["volume"].to_numpy(float), (50.0, 150.0)
+    truth = quadrature.local_level(y, 1120.0, 300.0, scales, [100], size=250)[100]
+    with local_level(y, (1120.0, 300.0), scales):
+        idata = pm.sample(draws=500, tune=500, chains=2, cores=1, progressbar=False, random_seed=2, nuts_sampler="pymc")
+    ess = az.ess(idata)
+    for k, name in enumerate(("sigma_level", "sigma_obs")):
+        draws, sd = idata["posterior"][name].values, truth.sd[k]
+        assert float(ess[name]) > 100
+        assert standard_errors(draws, truth.mean[k], sd, float(ess[name])) < 4
+        assert abs(np.std(draws) / sd - 1) < 4 / (2 * float(ess[name])) ** 0.5 * 1.5
 
 
 def test_prior_predictive_draws_have_the_law_of_the_model():
@@ -290,6 +308,7 @@ def test_constants_are_seen_in_a_graph():
         "stacked": (pt.stack([x, np.array([1.0, 0.0])]), [[None, None], [1.0, 0.0]]),
         "scaled": (x[:, None] * np.array([[1.0, 0.0], [2.0, 3.0]]), [[None, 0.0], [None, None]]),
         "sum of constants": (pt.exp(pt.zeros((1, 2))) + 1.0, [[2.0, 2.0]]),
+        "of a given shape": (pt.specify_shape(pt.diag(x**2), (2, 2)), [[None, 0.0], [0.0, None]]),
         "unknown": (pt.outer(x, x), [[None, None], [None, None]]),
         "switch": (pt.switch(x > 0, 1.0, 0.0)[None], [[None, None]]),
     }
@@ -447,3 +466,44 @@ def test_every_sampler_runs(options, exact):
         idata = pm.sample(draws=500, tune=500, chains=2, cores=cores, progressbar=False, random_seed=1, **sampler)
     for k, name in enumerate(("sigma_level", "sigma_obs")):
         assert standard_errors(idata["posterior"][name].values, exact[100].mean[k], exact[100].sd[k], 150) < 4
+
+
+@pytest.fixture(scope="module")
+def with_rain():
+    """A level with one input and instruments of different noise: its data, and draws of the posterior after 60 rows."""
+    rng = np.random.default_rng(8)
+    rain, noise = rng.normal(size=(70, 1)), rng.choice([0.3, 1.0], size=(70, 1))
+    y = 0.4 * np.cumsum(rng.normal(size=70)) + 0.7 * rain[:, 0] + np.hypot(0.5, noise[:, 0]) * rng.normal(size=70)
+    engine = ss.Engine(RAIN, _prior(), n_particles=1000, seed=2)
+    engine.update(y[:60], inputs=rain[:60], noise_sd=noise[:60])
+    return y, rain, noise, engine, engine.posterior(1000)
+
+
+RAIN = ss.models.Level() + ss.models.Regression(1) + ss.models.Noise()
+
+
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
+def test_a_warm_start_with_inputs_and_given_noise(with_rain, dtype):
+    y, rain, noise, cold, draws = with_rain
+    seen = dict(inputs=rain[:60], noise_sd=noise[:60])
+    engine = ss.Engine.from_posterior(RAIN, _prior(), draws, y[:60], n_particles=1000, seed=3, dtype=dtype, **seen)
+    assert abs(engine.log_evidence - cold.log_evidence) < 4 * np.hypot(engine.log_evidence_sd, cold.log_evidence_sd)
+    goes_on = cold.copy(seed=4)
+    for e in (engine, goes_on):
+        e.update(y[60:], inputs=rain[60:], noise_sd=noise[60:])
+    a, b = engine.summary(), goes_on.summary()
+    assert np.all(np.abs(a["mean"] - b["mean"]) < 4 * b["sd"] * (2 / 300) ** 0.5)
+    assert np.all(np.abs(a["sd"] / b["sd"] - 1) < 4 * (1 / 300) ** 0.5)
+    assert abs(engine.log_evidence - goes_on.log_evidence) < 0.2
+    x, z = engine.state(), goes_on.state()
+    np.testing.assert_allclose(x["mean"], z["mean"], atol=0.2 * float(z["sd"].max()))
+    with pytest.raises(ValueError, match="noise_sd and exposure are given for every observation"):
+        engine.step(0.3, inputs=[0.1])
+
+
+def test_a_warm_start_says_what_the_observations_lack(with_rain):
+    y, rain, _, _, draws = with_rain
+    with pytest.raises(ValueError, match="inputs"):
+        ss.Engine.from_posterior(RAIN, _prior(), draws, y[:60], n_particles=64)
+    with pytest.raises(ValueError, match="inputs"):
+        ss.Engine.from_posterior(RAIN, _prior(), draws, y[:60], inputs=rain[:50], n_particles=64)

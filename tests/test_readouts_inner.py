@@ -91,12 +91,15 @@ def test_paths_in_shares_are_paths(monkeypatch):
 @pytest.mark.parametrize("name", PARTS)
 def test_exports(name):
     made = engine(name)
-    tree, state = made.to_arviz(draws=50), made.state()
+    tree, state = made.to_arviz(draws=50, predictive=True), made.state()
     assert {"posterior", "sample_stats", "prior", "filtered_state", "observed_data", "record"} <= set(tree.children)
     json.dumps(tree.attrs)
     assert np.isfinite(tree["sample_stats"]["lp"]).all()
     for names in made.model.names:
         assert np.isfinite(tree["posterior"][names]).all()
+    terms, whole = tree["log_likelihood"]["y"].sum("time"), tree["sample_stats"]["log_likelihood"]
+    assert float(abs(terms - whole).mean()) < (1e-9 if name == "regimes" else 2.0)  # or estimates
+    assert np.isfinite(tree["posterior_predictive"]["y"]).all()
     ahead = tree["one_step_predictive"]
     assert (ahead["sd"] > 0).all()
     assert np.isfinite(ahead["pit"][np.arange(T) != 4]).all()

@@ -186,7 +186,7 @@ def case(family):
 
 def filtered(model, theta, frame):
     """Log-likelihoods [t, n] and the last belief, at theta [..., n]."""
-    block, _, _ = to_block(model, 1, "float64", Clock(), None, frame)
+    block, *_ = to_block(model, 1, "float64", Clock(), None, frame)
     theta = {k: jnp.asarray(v)[..., None, :] for k, v in theta.items()}
     inside = at_each_particle(model.support)(theta)[0]
     params = at_each_particle(model.params)(theta)
@@ -332,25 +332,69 @@ def small_arima(t=60):
 
 def small_structural(t=60):
     rng = np.random.default_rng(5)
+    rain = rng.normal(size=(t, 1))
     y = np.cumsum(0.3 * rng.normal(size=t)) + np.tile([1.0, -0.5, -0.5], t // 3) + 0.5 * rng.normal(size=t)
+    y += 0.6 * rain[:, 0]
     y[30:33] = np.nan
     sum_of = (
         st.LevelTrend(order=1, innovations_order=1)
         + st.TimeSeasonality(season_length=3, innovations=False, name="season")
+        + st.Regression(state_names=["rain"], name="exog")
         + st.MeasurementError("obs")
     )
     model = sum_of.build(name="y", verbose=False)
     with pm.Model(coords=model.coords) as prior:
-        pm.Deterministic("P0", 0.1 * pt.eye(3), dims=("state", "state_aux"))
+        pm.Deterministic("P0", 0.1 * pt.eye(4), dims=("state", "state_aux"))
         pm.Normal("initial_level_trend", 0.0, 2.0, dims="state_level_trend")
         pm.HalfNormal("sigma_level_trend", 0.5, dims="shock_level_trend")
         pm.Normal("params_season", 0.0, 1.0, dims="state_season")
+        pm.Normal("beta_exog", 0.0, 1.0, dims="state_exog")
         pm.HalfNormal("sigma_obs", 1.0)
+        pm.Data("data_exog", rain)
         model.build_statespace_graph(y[:, None])
     return model, prior
 
 
-def nuts(model, chains=4, draws=1500):
+def small_varmax(t=60):
+    rng = np.random.default_rng(6)
+    A, x = np.array([[0.5, 0.3], [-0.2, 0.4]]), np.zeros((t, 2))
+    for i in range(1, t):
+        x[i] = A @ x[i - 1] + [0.8, 0.5] * rng.normal(size=2)
+    x[20:22, 0] = np.nan
+    x[40] = np.nan
+    model = pmss.BayesianVARMAX(
+        endog_names=["north", "south"], order=(1, 0), stationary_initialization=False, verbose=False
+    )
+    with pm.Model(coords=model.coords) as prior:
+        pm.Normal("x0", 0.0, 1.0, dims="state")
+        pm.Deterministic("P0", pt.eye(model.k_states))
+        pm.Normal("ar_params", 0.0, 0.5, dims=model.param_dims["ar_params"])
+        sd = pm.HalfNormal("sd", 1.0, shape=2)
+        pm.Deterministic("state_cov", pt.diag(sd**2))
+        model.build_statespace_graph(x)
+    return model, prior
+
+
+def small_ets(t=60):
+    rng = np.random.default_rng(7)
+    y, level = np.zeros((t, 1)), 1.0
+    for i in range(t):
+        e = 0.7 * rng.normal()
+        y[i], level = level + e, level + 0.1 + 0.4 * e
+    y[15:18] = np.nan
+    model = pmss.BayesianETS(endog_names=["y"], order=("A", "A", "N"), verbose=False, stationary_initialization=False)
+    with pm.Model(coords=model.coords) as prior:
+        pm.Normal("initial_level", 0.0, 2.0)
+        pm.Normal("initial_trend", 0.0, 0.3)
+        pm.Deterministic("P0", 0.1 * pt.eye(model.k_states))
+        pm.Beta("alpha", 2.0, 2.0)
+        pm.Beta("beta", 2.0, 4.0)
+        pm.HalfNormal("sigma_state", 1.0)
+        model.build_statespace_graph(y)
+    return model, prior
+
+
+def nuts(model, chains=4, draws=1000):
     """Draws by name [draw, ...] of the batch posterior: pymc-extras' own density, sampled by blackjax."""
     import blackjax
 
@@ -373,7 +417,7 @@ def nuts(model, chains=4, draws=1500):
     def chain(key):
         warm, go = jax.random.split(key)
         z0 = jnp.concatenate([jnp.ravel(jnp.asarray(start[v.name], float)) for v in values])
-        (state, tuned), _ = blackjax.window_adaptation(blackjax.nuts, log_density).run(warm, z0, num_steps=700)
+        (state, tuned), _ = blackjax.window_adaptation(blackjax.nuts, log_density).run(warm, z0, num_steps=500)
         kernel = blackjax.nuts(log_density, **tuned)
 
         def one(state, key):
@@ -388,8 +432,10 @@ def nuts(model, chains=4, draws=1500):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [small_arima, small_structural])
-@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize(
+    ("family", "fold"),
+    [(small_structural, True), (small_arima, True), (small_varmax, True), (small_ets, True), (small_arima, False)],
+)
 def test_stream_ends_at_the_batch_posterior(family, fold):
     model, prior = family()
     engine = ss.Engine.from_statespace(model, prior, fold=fold, n_particles=1000, runs=3, seed=2)

@@ -464,16 +464,22 @@ class Engine:
         """One verdict per item, with its remedy; warns of each failed item once."""
         return readout.diagnose(self.snapshot()).warn(self._told)
 
-    def to_arviz(self, draws: int | None = None, seed: int = 0) -> xr.DataTree:
+    def to_arviz(self, draws: int | None = None, seed: int = 0, *, predictive: bool | None = None) -> xr.DataTree:
         """Everything as an ``xarray.DataTree`` for ArviZ: posterior, prior, data, one-step forecasts.
 
         A chain is a run; by default it has as many draws as the run has particles, and at most 1000. Draws are copies
         of weighted particles, and ArviZ takes them for the sample: the ESS and MCSE that it computes count draws, not
         particles. Those of the posterior are in ``summary()``.
+
+        Args:
+            draws: of each run.
+            seed: of them.
+            predictive: also what each draw says of every observation given those before it: groups ``log_likelihood``
+                and ``posterior_predictive``, one pass over history. By default of exact filters, up to 2^24 numbers.
         """
         draws = min(1000, self._runtime.n_particles) if draws is None else draws
         assemble.check_counts(draws=draws, seed=seed)
-        return readout.to_arviz(self.snapshot(), draws, seed)
+        return readout.to_arviz(self.snapshot(), draws, seed, predictive)
 
     def warmup(self, noise_sd: bool = False, exposure: bool = False) -> None:
         """Compile everything a stream needs, so that no later step waits for the compiler.

@@ -1,8 +1,8 @@
 """Which entries of a PyTensor matrix are constants, told from its graph.
 
 Followed are stacking, joining, transposing, diagonal and block-diagonal matrices, set_subtensor with fixed indices,
-casts, products with a known zero, and elementwise functions of constants; what comes in
-another way counts as not constant.
+casts, specified shapes, products with a known zero, and elementwise functions of constants; what comes in another way
+counts as not constant.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pytensor.scalar.basic import Cast, Identity, Mul
 from pytensor.tensor.basic import Alloc, AllocDiag, Join, MakeVector, ScalarFromTensor, TensorFromScalar
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
 from pytensor.tensor.linalg.constructors import BlockDiagonal
+from pytensor.tensor.shape import SpecifyShape
 from pytensor.tensor.subtensor import AdvancedIncSubtensor, IncSubtensor, Subtensor, indices_from_subtensor
 
 Index = tuple[int, ...]
@@ -153,6 +154,7 @@ _RULES: dict[type, Any] = {
     Alloc: _alloc,
     TensorFromScalar: _same,
     ScalarFromTensor: _same,
+    SpecifyShape: _same,
     AllocDiag: _alloc_diag,
     BlockDiagonal: _block_diagonal,
     IncSubtensor: _set_subtensor,

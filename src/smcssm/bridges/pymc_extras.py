@@ -45,9 +45,9 @@ def from_statespace(
         fold: True folds what can be; False nothing; or the names of parameters.
 
     Returns:
-        The model, whose inputs are the columns of the exogenous data; the prior, ``pymc_model`` without observations
-        and folded parameters; and the observations with their exogenous data as a frame, for ``Engine.update``, or None
-        where ``build_statespace_graph`` has not been called.
+        The model, whose inputs are the columns of the exogenous data; the prior, ``pymc_model`` without observations,
+        folded parameters and what is known; and the observations with their exogenous data as a frame, for
+        ``Engine.update``, or None where ``build_statespace_graph`` has not been called.
 
     Raises:
         ModelError: for what cannot be streamed, with the reason.
@@ -63,7 +63,9 @@ def from_statespace(
             model, laws = _model(statespace_model, pymc_model, plain, step, draws, fold)
     except (TypeError, NotImplementedError) as error:
         raise ModelError(f"from_statespace: a matrix cannot be evaluated in JAX: {reason(error)}") from error
-    gone = [v for v in free if any(plain[v] is law.variable for law in laws)] + ([] if observed is None else [observed])
+    known = [v for v in pymc_model.deterministics if set(free).isdisjoint(ancestors([v]))]  # nothing to learn of them
+    gone = [*known, *(v for v in free if any(plain[v] is law.variable for law in laws))]
+    gone += [] if observed is None else [observed]
     return model, _without(pymc_model, gone), _observations(statespace_model, pymc_model, observed, model)
 
 

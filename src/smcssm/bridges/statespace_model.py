@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -39,14 +38,14 @@ class Template:
         self.known = [constant_entry(graph, i) for i in np.ndindex(*shape)]
         self.size = sum(k is None for k in self.known)
 
-    def computed(self, matrix: Array) -> list[Array]:
-        """The entries that are not known, of a matrix ``[*shape, ...]``."""
-        places = [i for i, k in zip(np.ndindex(*self.shape), self.known, strict=True) if k is None]
-        return [matrix[i] for i in places]
+    def computed(self, matrix: Array) -> Array:
+        """The entries that are not known, of a matrix ``[*shape, ...]``: ``[size, ...]``."""
+        places = np.array([i for i, k in zip(np.ndindex(*self.shape), self.known, strict=True) if k is None], int)
+        return matrix[tuple(places.T)]
 
-    def fill(self, computed: Sequence[Any]) -> Any:
+    def fill(self, computed: Array | None) -> Any:
         """Nested lists."""
-        rest = iter(computed)
+        rest = iter(() if computed is None else jnp.unstack(computed))
         flat = iter([next(rest) if k is None else k for k in self.known])
         return _nested(flat, self.shape)
 
@@ -93,23 +92,20 @@ class Programs:
         theta, data = not read.isdisjoint(free), not read.isdisjoint(moving)
         return "both" if theta and data else "data" if data else "theta" if theta else ""
 
-    def once(self, theta: Theta) -> tuple[dict[str, list[Array]], list[Array]]:
+    def once(self, theta: Theta) -> tuple[dict[str, Array], list[Array]]:
         """Computed entries by matrix, and the matrices that must be stable, of one particle."""
         found = self._once(*self._values(theta))
         entries = {name: self.templates[name].computed(m) for name, m in zip(self.at_once, found, strict=False)}
         return entries, found[len(self.at_once) :]
 
-    def moving(self, theta: Theta, obs: Observation) -> dict[str, list[Array]]:
+    def moving(self, theta: Theta, obs: Observation) -> dict[str, Array]:
         """Computed entries by matrix, of one step: ``[s, 1]`` or ``[s, n]``."""
-        out: dict[str, list[Array]] = {}
+        out: dict[str, Array] = {}
         rows = self._rows(obs) if self.by_data or self.by_both else []
         if self.by_data:
             over_series = jax.vmap(self._data, in_axes=-1, out_axes=-1)
             found = over_series(*(r[..., 0] for r in rows))
-            out |= {
-                n: [e[..., None] for e in self.templates[n].computed(m)]
-                for n, m in zip(self.by_data, found, strict=True)
-            }
+            out |= {n: self.templates[n].computed(m)[..., None] for n, m in zip(self.by_data, found, strict=True)}
         if self.by_both:
             values, k = self._values(theta), len(self.names)
             particles = jax.vmap(self._both, in_axes=(-1,) * k + (None,) * len(rows), out_axes=-1)
@@ -154,8 +150,8 @@ class Statespace(AbstractLinearGaussian):
     def params(self, theta: Theta) -> PyTree[Array]:
         """All entries that depend on hyperparameters alone, covariances as square roots."""
         entries, roots, inside = self._examine(theta)
-        for name in ("a0", "c", "T", "J", "C"):  # of a particle that does not count, but must not overflow
-            entries[name] = [jnp.where(inside, e, 0.0) for e in entries.get(name, [])]
+        for name in [n for n in ("a0", "c", "T", "J", "C") if n in entries]:
+            entries[name] = jnp.where(inside, entries[name], 0.0)  # what does not count must not overflow either
         own = {n: jnp.asarray(theta[n]) for n in self.names} if self.programs.by_both else {}
         like = jnp.zeros((), float)  # not to be without a leaf
         return {
@@ -202,25 +198,27 @@ class Statespace(AbstractLinearGaussian):
         """
         raise ModelError("a model of pymc-extras has the prior of its PyMC model: give that")
 
-    def _examine(self, theta: Theta) -> tuple[dict[str, list[Array]], dict[str, list[Array]], Bool[Array, ""]]:
+    def _examine(self, theta: Theta) -> tuple[dict[str, Array], dict[str, Array], Bool[Array, ""]]:
         entries, stable = self.programs.once(theta)
         roots, inside = {}, jnp.asarray(True)
         for name in ("P0", "Q", "H"):
-            root, valid = covariance_root(self._fill(name, {name: entries.pop(name, [])}))
-            roots[name], inside = [e for row in root for e in row if not isinstance(e, float)], inside & valid
+            root, valid = covariance_root(self._fill(name, entries))
+            entries.pop(name, None)
+            computed, inside = [e for row in root for e in row if not isinstance(e, float)], inside & valid
+            roots |= {name: jnp.stack(computed)} if computed else {}
         for e in jax.tree.leaves((entries, roots)):
-            inside = inside & jnp.isfinite(e)
+            inside = inside & jnp.all(jnp.isfinite(e))
         for A in stable:
             inside = inside & is_stable(A)
         return entries, roots, inside
 
-    def _fill(self, name: str, computed: dict[str, list[Array]]) -> Any:
-        return self.programs.templates[name].fill(computed.get(name, []))
+    def _fill(self, name: str, computed: dict[str, Array]) -> Any:
+        return self.programs.templates[name].fill(computed.get(name))
 
     def _root(self, name: str, params: PyTree[Array]) -> Rows:
         template = self.programs.templates[name]
         known = _nested(iter([np.nan if k is None else k for k in template.known]), template.shape)
-        entries = iter(params["roots"][name])
+        entries = iter(jnp.unstack(params["roots"][name]) if name in params["roots"] else ())
         return [[e if isinstance(e, float) else next(entries) for e in row] for row in root_pattern(known)]
 
 
@@ -262,15 +260,17 @@ def covariance_root(A: Rows) -> tuple[Rows, Bool[Array, ""]]:
 def semidefinite_root(A: Float[Array, "x x"]) -> tuple[Float[Array, "x x"], Bool[Array, ""]]:
     """Cholesky, a column of zeros where nothing is left of the variance; and whether L L' is A."""
     n = len(A)
-    left, columns = A, []
     least = n * jnp.finfo(A.dtype).eps * jnp.diag(A)
-    for j in range(n):
+
+    def column_of(j: Array, left_L: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, L = left_L
         positive = left[j, j] > least[j]
         column = jnp.where(positive, left[:, j] / jnp.sqrt(jnp.where(positive, left[j, j], 1.0)), 0.0)
         column = jnp.where(jnp.arange(n) >= j, column, 0.0)
-        columns.append(column)
-        left = left - column[:, None] * column[None, :]
-    return jnp.stack(columns, axis=1), jnp.max(jnp.abs(left)) <= _NEGATIVE * jnp.max(jnp.abs(A))
+        return left - column[:, None] * column[None, :], L.at[:, j].set(column)
+
+    left, L = jax.lax.fori_loop(0, n, column_of, (A, jnp.zeros_like(A)))
+    return L, jnp.max(jnp.abs(left)) <= _NEGATIVE * jnp.max(jnp.abs(A))
 
 
 def is_stable(A: Float[Array, "x x"]) -> Bool[Array, ""]:

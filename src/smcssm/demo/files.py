@@ -34,4 +34,4 @@ def save(engine: Engine, output: Path, name: str, index: Any, *, last: int | Non
     for what, figure in figures.items():
         figure.savefig(output / f"{name}-{what}.png", dpi=150)
         plt.close(figure)
-    engine.to_arviz().to_netcdf(output / f"{name}.nc", engine="h5netcdf")
+    engine.to_arviz(predictive=False).to_netcdf(output / f"{name}.nc", engine="h5netcdf")

@@ -11,6 +11,7 @@ import numpy as np
 
 from smcssm.errors import ModelError
 from smcssm.readout import folded
+from smcssm.readout.pointwise import is_small, pointwise
 from smcssm.readout.posterior import resampled, with_folded
 from smcssm.readout.prior import prior
 from smcssm.readout.state import state
@@ -65,14 +66,24 @@ def _nothing(n_channels: int, n_hyperparameters: int) -> dict[str, np.ndarray]:
     return columns | {"quantiles": np.zeros((0, n_hyperparameters, len(RECORDED_QUANTILES)))}
 
 
-def to_arviz(snapshot: Snapshot, draws: int, seed: int = 0) -> xr.DataTree:
+def to_arviz(snapshot: Snapshot, draws: int, seed: int = 0, predictive: bool | None = None) -> xr.DataTree:
     """The engine's moment as a DataTree: one chain per run, equally weighted draws in random order.
 
     Groups: ``posterior``, ``sample_stats``, ``prior``, ``filtered_state``; ``observed_data`` and ``constant_data`` over
-    the whole history; ``one_step_predictive`` and ``record`` over the steps that are on record. ESS and MCSE of ArviZ
-    count draws, not particles: those of the population are ``sample_stats.ess`` and the ``mcse`` of ``summary``.
+    the whole history, ``log_likelihood`` and ``posterior_predictive`` likewise, if small or asked for;
+    ``one_step_predictive`` and ``record`` over the steps that are on record. ESS and MCSE of ArviZ count draws, not
+    particles: those of the population are ``sample_stats.ess`` and the ``mcse`` of ``summary``.
+
+    Raises:
+        ModelError: ``predictive=True`` of an engine that keeps no history.
     """
     import xarray as xr
+
+    if predictive and snapshot.data is None:
+        raise ModelError(
+            "to_arviz(predictive=True): there are no observations to predict again; "
+            + ("none has come yet" if snapshot.t == 0 else f"{snapshot.smc.schedule!r} keeps none without a journal=")
+        )
 
     chosen = resampled(snapshot.weights(), draws, np.random.default_rng(seed))
     before, weight = prior(snapshot)
@@ -85,6 +96,8 @@ def to_arviz(snapshot: Snapshot, draws: int, seed: int = 0) -> xr.DataTree:
         **_history(snapshot),
         **_steps(snapshot),
     }
+    if is_small(snapshot, draws) if predictive is None else predictive:
+        groups |= pointwise(snapshot, chosen, seed)
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = _attributes(snapshot)
     for group in tree.children.values():
