@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from smcssm.core import Matrix, Observation, System
+from smcssm.core import Matrix, Observation
 from smcssm.gaussian import Gaussian
 from smcssm.kalman import sequential
 from smcssm.kalman.sequential import Keep, SystemOf, dense
