@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from smcssm.core import Matrix, Observation
+from smcssm.core import Matrix, Observation, System
 from smcssm.gaussian import Gaussian
 from smcssm.kalman import sequential
 from smcssm.kalman.sequential import Keep, SystemOf, dense
@@ -135,9 +135,7 @@ def _elements(system: SystemOf, params: PyTree, start: Gaussian, rows: Observati
     """Pass 1."""
 
     def row(element: Element, obs: Observation) -> tuple[Element, None]:
-        now = system(params, obs)
-        element = _move(element, now.F, now.c, now.chol_Q, obs.dt)
-        return _absorb(element, now.H, now.d, now.chol_R, obs.y, obs.mask), None
+        return over(element, system(params, obs), obs), None
 
     return jax.lax.scan(row, _nothing(start, blocks), rows)[0]
 
@@ -148,6 +146,12 @@ def _nothing(start: Gaussian, blocks: int) -> Element:
     given = jax.tree.map(lambda leaf: jnp.where(_number(leaf, blocks) == 0, leaf, 0), start)
     A = jnp.where(_number(start.chol, blocks) == 0, 0, jnp.broadcast_to(_eye(x, like), (x, x, *like.shape)))
     return Element(A, given, jnp.zeros((x + 1, x, *like.shape), like.dtype), jnp.ones(like.shape, bool))
+
+
+def over(element: Element, now: System, obs: Observation) -> Element:
+    """With one row more."""
+    element = _move(element, now.F, now.c, now.chol_Q, obs.dt)
+    return _absorb(element, now.H, now.d, now.chol_R, obs.y, obs.mask)
 
 
 def _move(element: Element, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Array) -> Element:

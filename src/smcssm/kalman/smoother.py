@@ -17,6 +17,7 @@ direction: the rows are made orthogonal one by one (modified Gram-Schmidt, as st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -41,8 +42,18 @@ class Backward(NamedTuple):
     D: Float[Array, "*t x x s n"]
 
 
+Reverse = Callable[[Gaussian, System, Observation], Backward]
+"""The step back over one row, from the belief before it: ``reverse``, or that of ``adjoint``."""
+
+
 def backward(
-    system: SystemOf, params: PyTree, start: Gaussian, rows: Observation, beliefs: Gaussian, blocks: int = 1
+    system: SystemOf,
+    params: PyTree,
+    start: Gaussian,
+    rows: Observation,
+    beliefs: Gaussian,
+    blocks: int = 1,
+    step: Reverse | None = None,
 ) -> Backward:
     """The steps back over rows ``[t, ..., s, 1]``, from the belief before them and those after each."""
     before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), start, beliefs)
@@ -50,7 +61,7 @@ def backward(
 
     def row(at: tuple[Gaussian, Observation]) -> Backward:
         before, obs = at
-        return reverse(before, system(many, obs), obs)
+        return (step or reverse)(before, system(many, obs), obs)
 
     steps = jax.lax.map(row, fold((before, rows), blocks))
     return unfold(steps, blocks, len(rows.dt))
