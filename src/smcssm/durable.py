@@ -30,7 +30,7 @@ from smcssm.ingest import Layout
 from smcssm.journal import CHECKPOINTS, Disk, Journal, reopened
 from smcssm.persist import Engine
 from smcssm.replayed import Replayed, upto
-from smcssm.stamps import moments
+from smcssm.timeline import moments
 
 
 class Keeper:

@@ -18,8 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from smcssm.core import Observation
-from smcssm.stamps import moments
-from smcssm.timeline import Timeline
+from smcssm.timeline import Timeline, moments
 
 CHUNK = 256
 SEGMENT = 16 * CHUNK

@@ -30,11 +30,6 @@ def stamps_of(time: Any) -> tuple[np.ndarray, str | None]:
     return values.astype(float), None
 
 
-def moments(stamps: np.ndarray) -> np.ndarray:
-    """Stamps as they are kept, numbers or integers of nanoseconds, as numbers or datetime64[ns] in UTC."""
-    return stamps.view("datetime64[ns]") if stamps.dtype.kind == "i" else stamps
-
-
 def _parsed(values: np.ndarray) -> tuple[np.ndarray, str | None]:
     """Python numbers, or dates as text or as objects of pandas or the standard library."""
     import pandas as pd

@@ -20,7 +20,7 @@ from smcssm.smc2.adapt import compiled
 from smcssm.smc2.population import SMC2, Population, log_prior
 from smcssm.smc2.report import RECORDED_QUANTILES
 from smcssm.snapshot import Snapshot
-from smcssm.stamps import moments
+from smcssm.timeline import moments
 
 if TYPE_CHECKING:
     import xarray as xr
