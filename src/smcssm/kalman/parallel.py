@@ -5,7 +5,8 @@ Sarkka & Garcia-Fernandez (2021, doi:10.1109/TAC.2020.2976316); square roots: Ya
 
     x_k | x_0 ~ N(A x_0 + b, U U'),        p(rows | x_0) proportional to exp(-|zeta - Z' x_0|^2 / 2)
 
-    1  in all blocks side by side, row by row: the element of each block, from x_0 known exactly
+    1  in all blocks side by side, row by row: the element of each block, from x_0 known exactly (that of the first from
+       the belief before it, whatever x_0 is)
            (b, U) by an ordinary step, A as its mean is but for c, d and y; the whitened innovations join (Z, zeta)
     2  across blocks (Hillis & Steele 1986, doi:10.1145/7902.7903), distances d = 1, 2, 4, ...:
            element[k] <- element[k] after element[k - d]:
