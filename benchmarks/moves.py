@@ -19,7 +19,7 @@ import smcssm as ss
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.challengers import replay
 from smcssm.smc2.kernels.gradient import slope_at
-from smcssm.smc2.kernels.metropolis import propose
+from smcssm.smc2.kernels.metropolis import draw, fitting
 
 MODELS = {
     "local level": lambda: ss.models.LocalLevel(0.0, 10.0),
@@ -73,7 +73,8 @@ def run(model: str, move: str, t: int, n: int, runs: int) -> dict[str, float]:
     with jax.enable_x64(True):
         since, due, counters = np.full(runs, t), np.ones(runs, bool), (np.int64(0), np.int64(0))
         proposal = ss.moves.Metropolis("independent").proposals[0]
-        start, _ = compiled(propose, smc, proposal)(population, history.first, *counters)
+        tuning = fitting(smc, proposal, population)
+        start, _ = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)
         unit = least(lambda: replay(smc, population, start, history, since, *counters).log_lik)
         view = jax.device_put(history.view(since))
         gradient = least(lambda: compiled(slope_at, smc)(population, view, np.int64(0)).value)
