@@ -2,11 +2,13 @@
 
 The unit is one replay: one pass of the filter over history for the whole population, timed in the same run. CPU
 seconds of the process, the least of several, so that a busy machine disturbs little. ``--json FILE`` keeps the figures.
+``--solvers`` tells what one sweep of Metropolis takes on a local level, by length, particles and solver, instead.
 """
 
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import smcssm as ss
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.challengers import replay
 from smcssm.smc2.kernels.gradient import slope_at
-from smcssm.smc2.kernels.metropolis import propose
+from smcssm.smc2.kernels.metropolis import draw, fitting
 
 MODELS = {
     "local level": lambda: ss.models.LocalLevel(0.0, 10.0),
@@ -71,7 +73,8 @@ def run(model: str, move: str, t: int, n: int, runs: int) -> dict[str, float]:
     with jax.enable_x64(True):
         since, due, counters = np.full(runs, t), np.ones(runs, bool), (np.int64(0), np.int64(0))
         proposal = ss.moves.Metropolis("independent").proposals[0]
-        start, _ = compiled(propose, smc, proposal)(population, history.first, *counters)
+        tuning = fitting(smc, proposal, population)
+        start, _ = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)
         unit = least(lambda: replay(smc, population, start, history, since, *counters).log_lik)
         view = jax.device_put(history.view(since))
         gradient = least(lambda: compiled(slope_at, smc)(population, view, np.int64(0)).value)
@@ -87,6 +90,25 @@ def run(model: str, move: str, t: int, n: int, runs: int) -> dict[str, float]:
         "slow": float(slow.mean()),
         "spread": float(engine.snapshot().log_evidence().std(ddof=1)),
     }
+
+
+def by_solver(lengths: list[int], particles: list[int]) -> list[dict[str, Any]]:
+    """Milliseconds of one sweep of a move, resampling and fitting included, either way through history."""
+    out = []
+    for n in particles:
+        for solver in ("sequential", "parallel"):
+            options = {"ess_threshold": 1e-9, "schedule": ss.Immediate(tempering=False), "record": None, "seed": 1}
+            engine = ss.Engine(MODELS["local level"](), n_particles=n, solver=solver, **options)
+            for t in lengths:
+                engine.update(stream(t)[engine.t :])
+                smc, state, history = engine._runtime.smc, engine._runtime.state, engine._runtime.history
+                since, due, sweeps = np.full(1, t), np.ones(1, bool), {"rung": 0, "max_sweeps": 1}
+                with jax.enable_x64(True):
+                    move = partial(smc.kernel.move, smc, state.population, history, since, due, **sweeps)
+                    ms = 1e3 * least(lambda move=move: move()[0].z, 3)
+                out.append({"t": t, "n": n, "solver": solver, "ms": ms})
+                print(f"T = {t:6d}  N = {n:5d}  {solver:10s}  {ms:10.1f} ms", flush=True)
+    return out
 
 
 def rows(quick: bool) -> list[dict[str, Any]]:
@@ -113,7 +135,13 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=500)
     parser.add_argument("--particles", type=int, default=256)
     parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--solvers", action="store_true")
     given, out = parser.parse_args(), []
+    if given.solvers:
+        out = by_solver([256, 1024, 4096, 16384], [64, 1024])
+        if given.json:
+            given.json.write_text(json.dumps(out, indent=1))
+        return
     for model in given.models:
         for move in given.moves:
             figures = run(model, move, given.length, given.particles, given.runs)

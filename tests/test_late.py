@@ -304,3 +304,5 @@ def test_smoothed_states_are_in_the_order_of_times():
         np.testing.assert_allclose(revised[name].values, in_order[name].values, rtol=1e-6)
     arrived = revised["time"].values - 1
     np.testing.assert_array_equal(time[order][arrived], time)
+    np.testing.assert_array_equal(revised["when"].values, time)
+    np.testing.assert_array_equal(engines[1].record["when"].values, time[order])

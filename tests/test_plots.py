@@ -126,6 +126,27 @@ def test_other_indices(one):
     np.testing.assert_array_equal(data(months)[0], months.to_timestamp().to_numpy())
 
 
+def test_time_stamps_are_the_axis(one):
+    engine, when = small.level(time_unit="1D"), pd.date_range("2024-03-30", periods=8, freq="9h", tz="Europe/Vienna")
+    engine.update(small.walk(8), time=when)
+    utc = when.tz_convert("UTC").tz_localize(None)
+    times = [when[2] + pd.Timedelta("1h"), when[-1] + pd.Timedelta("3D"), when[-1] + pd.Timedelta("5D")]
+    ax = plots.forecast_fan(engine, times=times).axes[0]
+    np.testing.assert_array_equal(line(ax, "data").get_xdata(), utc.to_numpy())
+    ahead, forecast = line(ax, "forecast ahead: median"), engine.forecast(times=times)
+    np.testing.assert_array_equal(date2num(ahead.get_xdata()), date2num(forecast["time"].values))
+    np.testing.assert_allclose(ahead.get_ydata(), forecast["quantiles"].values[:, 0, 1])
+    assert ax.get_xlabel() == ""
+    steps = plots.forecast_fan(engine, h=2).axes[0]
+    expected = (utc[-1] + pd.to_timedelta([1, 2], "D")).to_numpy()
+    np.testing.assert_array_equal(date2num(line(steps, "forecast ahead: median").get_xdata()), date2num(expected))
+    np.testing.assert_array_equal(plots.moves(engine).axes[0].lines[0].get_xdata(), utc.to_numpy())
+    with pytest.raises(InputError, match="leave one of the two out"):
+        plots.forecast_fan(engine, times=times, index=np.arange(8))
+    with pytest.raises(InputError, match="the observations had no time"):
+        plots.forecast_fan(one, times=times)
+
+
 def test_hyperparameters_draw_the_quantiles(one):
     figure = plots.hyperparameters(one)
     record = one.record

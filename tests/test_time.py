@@ -296,6 +296,22 @@ def test_forecasts_at_any_time(dated):
     )
 
 
+def test_read_outs_of_the_past_have_dates(dated, tmp_path):
+    """In UTC; kept by a copy and a checkpoint, and of a schedule that forgets on record alone; none without times."""
+    expected = dated.record["when"].values
+    assert expected.dtype == "datetime64[ns]" and expected[0] == AWARE.tz_convert("UTC").tz_localize(None)
+    dated.save(tmp_path / "dated")
+    for engine in (dated, dated.copy(), ss.Engine.load(tmp_path / "dated", MODEL, PRIOR)):
+        for frame in (engine.record, engine.smooth(), engine.to_arviz(20)["observed_data"]):
+            np.testing.assert_array_equal(frame["when"], expected)
+    forgetful = small(schedule=ss.Jitter(), time_unit="1D")
+    forgetful.update([1.0, 2.0], time=MOMENTS[:2])
+    np.testing.assert_array_equal(forgetful.record["when"], MOMENTS[:2])
+    plain = small()
+    plain.update([1.0, 2.0])
+    assert "when" not in plain.record.coords and "when" not in plain.smooth().coords
+
+
 def test_forecasts_that_cannot_be_made_say_why(dated):
     before, day = leaves(dated), pd.Timedelta("1D")
     for times, message in [

@@ -101,7 +101,7 @@ def pit_bars(pit: np.ndarray, bins: int | None = None) -> tuple[np.ndarray, floa
     return np.histogram(pit, k, (0.0, 1.0))[0], len(pit) / k, (float(low), float(high))
 
 
-def time_axis(panels: Sequence[Axes], x: np.ndarray, index: Any, columns: int = 1) -> None:
+def time_axis(panels: Sequence[Axes], x: np.ndarray, numbered: bool, columns: int = 1) -> None:
     """Dates that name their month and year; labels under the lowest panel of each column."""
     for ax in panels:
         ax.margins(x=0.03)
@@ -120,5 +120,5 @@ def time_axis(panels: Sequence[Axes], x: np.ndarray, index: Any, columns: int = 
             )
     for ax in panels[-columns:]:
         ax.tick_params(labelbottom=True)
-        if index is None:
+        if numbered:
             ax.set_xlabel("observation")

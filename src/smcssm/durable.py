@@ -30,6 +30,7 @@ from smcssm.ingest import Layout
 from smcssm.journal import CHECKPOINTS, Disk, Journal, reopened
 from smcssm.persist import Engine
 from smcssm.replayed import Replayed, upto
+from smcssm.timeline import moments
 
 
 class Keeper:
@@ -145,9 +146,7 @@ def take_again(engine: Engine, history: History, zone: str | None) -> None:
     while len(store) < len(disk):
         start, stop = len(store), min(len(store) + SEGMENT, len(disk))
         rows = disk.read(start, stop)
-        stamps = rows.get(TIMES)
-        if stamps is not None and stamps.dtype.kind == "i":
-            stamps = stamps.view("datetime64[ns]")
+        stamps = moments(rows[TIMES]) if TIMES in rows else None
         block = History(Replayed(disk, stop)).rows(start, stop)
         before = runtime.state.clock
         passed, now = clock.passed(engine._timing, before, stamps, zone if stamps is not None else None, stop - start)

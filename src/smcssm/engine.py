@@ -322,18 +322,19 @@ class Engine:
             return infos.spread(passed.kept, state.clock.taken)
 
     def _assimilate(self, block: Observation, now: Clock, layout: Any, passed: Elapsed, bar: Any = None) -> StepInfos:
-        report = partial(self._report, block, self.t)
+        report = partial(self._report, block, self.t, passed.stamps)
         bar = assemble.progress_bar(len(block.dt), False) if bar is None else bar
         return self._runtime.assimilate(block, now, layout, passed, bar, report)
 
-    def _report(self, block: Observation, t: int, rows: Rows) -> StepInfos:
+    def _report(self, block: Observation, t: int, stamps: np.ndarray | None, rows: Rows) -> StepInfos:
         """What a call tells, and its place in the record; before the call is committed."""
         infos, quantiles = over_runs(rows, t, len(self.model.channel_names))
         if self._ring is not None:
             seen = block.mask[..., 0] & (rows.row.status[:, None, 0] != Status.IMPOSSIBLE)
             y, least = np.where(seen, block.y[..., 0], np.nan), across(np.min, rows.row.least_ess)
             sums = self._scored(t, y, infos)
-            self._ring.write(t, {**vars(infos), "y": y, "least_ess": least, "quantiles": quantiles, **sums})
+            columns = {**vars(infos), "y": y, "least_ess": least, "quantiles": quantiles, **sums}
+            self._ring.write(t, columns if stamps is None else {**columns, "when": stamps})
         return infos
 
     def _scored(self, t: int, y: np.ndarray, infos: StepInfos) -> dict[str, np.ndarray]:
@@ -360,9 +361,11 @@ class Engine:
             state = self._runtime.state
             record = None if self._ring is None else self._ring.columns(state.clock.taken)
             whole = state.clock.taken  # a schedule may keep less of history
-            data = partial(self._runtime.history.in_order, 0, state.length) if 0 < state.length == whole else None
+            history = self._runtime.history
+            data = partial(history.in_order, 0, state.length) if 0 < state.length == whole else None
+            when = partial(history.stamps, state.length)
             smc, t = self._runtime.smc, state.clock.taken
-            return Snapshot(smc, state.population, t, record, data, state.last_move, state.log_evidence)
+            return Snapshot(smc, state.population, t, record, data, when, state.last_move, state.log_evidence)
 
     def summary(self) -> pd.DataFrame:
         """The posterior of the hyperparameters: mean, sd, q05, q50, q95, mcse."""
@@ -450,14 +453,18 @@ class Engine:
                 ``trajectory``, dims (chain, draw, time, state). Exact filters alone draw them.
             seed: of the draws, and of inner particles.
 
-        Of regimes also their ``probability``, dims (time, regime); of a Rao-Blackwellised filter nothing else.
+        Of regimes also their ``probability``, dims (time, regime); of a Rao-Blackwellised filter nothing else. Where
+        observations came with a time the coordinate ``when`` has it, dates in UTC.
         """
         assemble.check_smoothing(lag, draws, seed)
         return readout.smooth(self.snapshot(), lag, draws, seed)
 
     @property
     def record(self) -> xr.Dataset:
-        """The last steps, by time: forecasts, PIT, effective sample sizes, moves, quantiles of the hyperparameters."""
+        """The last steps, by time: forecasts, PIT, effective sample sizes, moves, quantiles of the hyperparameters.
+
+        ``time`` counts observations from 1; ``when`` is their time stamp, if they had one, dates in UTC.
+        """
         return readout.record(self.snapshot())
 
     def diagnose(self) -> readout.Diagnosis:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from smcssm.core import Observation
-from smcssm.timeline import Timeline
+from smcssm.timeline import Timeline, moments
 
 CHUNK = 256
 SEGMENT = 16 * CHUNK
@@ -219,9 +219,9 @@ class History:
         surprising: Bool[np.ndarray, "t s"] | None = None,
         times: np.ndarray | None = None,
     ) -> None:
-        """Add the first ``count`` rows of a block; with a timeline, or on disk, their times if they have any."""
+        """Add the first ``count`` rows of a block, with their times if they have any."""
         columns = {name: column[:count] for name, column in _columns(block, surprising).items()}
-        if times is not None and (self.timeline is not None or self.path is not None):
+        if times is not None and (len(self) == 0 or TIMES in self._store.names):  # older checkpoints kept none
             columns[TIMES] = times[:count]
         if len(self) and tuple(columns) != self._store.names:
             raise ValueError("the optional leaves of an observation record are there for all of a journal, or never")
@@ -293,6 +293,12 @@ class History:
     def rows(self, start: int = 0, stop: int | None = None) -> Observation:
         """Rows start to stop, as they arrived."""
         return self._read(start, len(self) if stop is None else min(stop, len(self)))[0]
+
+    def stamps(self, stop: int) -> np.ndarray | None:
+        """The times of rows as they arrived, before row ``stop``: numbers or datetime64; None where there are none."""
+        if stop == 0 or TIMES not in self._store.names:
+            return None
+        return moments(self._store.read(0, stop)[TIMES][:stop])
 
     def in_order(self, start: int, stop: int) -> Observation:
         """Rows by their place in time; ``index`` says as which observation a row arrived."""

@@ -1,8 +1,9 @@
 """Pictures of an engine: forecasts, hyperparameters over time, moves, calibration. Matplotlib is loaded when used.
 
 Everything comes from the engine's record, so a picture goes back as far as the record does. Each function returns a
-matplotlib figure; ``axes`` are axes of your own to draw into, one for each panel. ``index`` gives the time axis other
-labels than 1, 2, ...: numbers or datetimes, one for each observation since the first.
+matplotlib figure; ``axes`` are axes of your own to draw into, one for each panel. The time axis has the time stamps of
+the observations where they came with one in order, else 1, 2, ...; ``index`` gives it other labels: numbers or
+datetimes, one for each observation since the first.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 _FEW = 400  # observations, up to which each one gets a mark that can be seen
 
 
-def forecast_fan(
+def forecast_fan(  # noqa: PLR0913
     engine: Engine,
     last: int | None = None,
     h: int = 12,
     channel: str | int | None = None,
     *,
+    times: Any = None,
     inputs: Any = None,
+    noise_sd: Any = None,
     index: Any = None,
     axes: Any = None,
 ) -> Figure:
@@ -60,15 +63,22 @@ def forecast_fan(
         last: only so many of the last observations; all that are on record by default.
         h: how far to forecast; 0 for not at all.
         channel: name or number of one channel; all of them by default, a panel each.
-        inputs: h rows of future inputs, for a model that reads inputs.
+        times: forecast at these times instead, as ``engine.forecast`` does.
+        inputs: a row of inputs for each forecast, for a model that reads inputs.
+        noise_sd: likewise, where observations came with one.
         index: labels of the observations, or of the observations and the h forecasts.
         axes: as many as there are channels to be drawn.
     """
     steps = _recorded(engine, last)
     numbers = _channels(engine, channel)
-    x, ahead_x = _times(engine, steps, index, h)
+    if times is not None and index is not None:
+        raise InputError("index: with times= the time stamps are the labels; leave one of the two out")
+    when = {"h": h} if times is None else {"times": times}
+    ahead = engine.forecast(**when, inputs=inputs, noise_sd=noise_sd, quantiles=_LEVELS) if h else None
+    if "when" in steps.coords and index is None:
+        steps = steps.sortby("when")  # late rows in their place
+    x, ahead_x, numbered = _times(engine, steps, index, h, ahead)
     figure, panels = new_panels(axes, len(numbers), height=3.4)
-    ahead = engine.forecast(h, inputs=inputs, quantiles=_LEVELS) if h else None
     for ax, i in zip(panels, numbers, strict=True):
         _past(ax, x, steps, i)
         if ahead is not None:
@@ -77,7 +87,7 @@ def forecast_fan(
         ax.set_ylim(*forecast_limits(y, mean, sd, None if ahead is None else ahead["quantiles"].values[:, i]))
         ax.set_ylabel(engine.model.channel_names[i])
     legend(panels[0])
-    time_axis(panels, x, index)
+    time_axis(panels, x, numbered)
     return figure
 
 
@@ -111,7 +121,7 @@ def hyperparameters(engine: Engine, last: int | None = None, *, index: Any = Non
         axes: as many as there are hyperparameters, vectors counted by entry.
     """
     steps = _recorded(engine, last)
-    x, _ = _times(engine, steps, index, 0)
+    x, _, numbered = _times(engine, steps, index)
     names = [str(name) for name in steps["hyperparameter"].values]
     columns = 1 if len(names) < 4 else 2
     figure, panels = new_panels(axes, len(names), height=2.3, columns=columns)
@@ -125,7 +135,7 @@ def hyperparameters(engine: Engine, last: int | None = None, *, index: Any = Non
         low, _, high = before[name]
         note(ax, f"prior 90%: {low:.3g} to {high:.3g}")
     legend(panels[0])
-    time_axis(panels, x, index, columns)
+    time_axis(panels, x, numbered, columns)
     return figure
 
 
@@ -148,7 +158,7 @@ def moves(engine: Engine, last: int | None = None, *, index: Any = None, axes: A
         axes: two.
     """
     steps = _recorded(engine, last)
-    x, _ = _times(engine, steps, index, 0)
+    x, _, numbered = _times(engine, steps, index)
     figure, panels = new_panels(axes, 2, height=2.5)
     above, below = panels
     snapshot = engine.snapshot()
@@ -166,7 +176,7 @@ def moves(engine: Engine, last: int | None = None, *, index: Any = None, axes: A
     below.set_ylim(0, 1)
     below.set_ylabel("acceptance")
     legend(above)
-    time_axis(panels, x, index)
+    time_axis(panels, x, numbered)
     return figure
 
 
@@ -248,20 +258,26 @@ def _channels(engine: Engine, channel: str | int | None) -> Sequence[int]:
     raise InputError(f"channel={channel!r}: expected one of {', '.join(names)}, or its number")
 
 
-def _times(engine: Engine, steps: xr.Dataset, index: Any, h: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places on the time axis of the recorded steps, and of h more."""
+def _times(
+    engine: Engine, steps: xr.Dataset, index: Any, h: int = 0, ahead: xr.Dataset | None = None
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Places on the time axis of the recorded steps, and of h more or of a forecast; whether they are mere numbers."""
     rows = steps["time"].values - 1
     if index is None:
-        return rows + 1, engine.t + 1 + np.arange(h)
+        stamps = steps["when"].values if "when" in steps.coords else rows[:0]
+        known = ahead is None or "time" in ahead.coords
+        if len(stamps) and known and (stamps[1:] >= stamps[:-1]).all():
+            return stamps, stamps[:0] if ahead is None else ahead["time"].values, False
+        return rows + 1, engine.t + 1 + np.arange(h), True
     labels = _values(index)
     if len(labels) not in (engine.t, engine.t + h):
         raise InputError(f"index has {len(labels)} labels: expected {engine.t}, one for each observation")
     if len(labels) == engine.t:
         step = np.median(np.diff(labels)) if engine.t > 1 else np.diff(labels[:1])
-        ahead = labels[-1] + (np.arange(1, h + 1) * step if engine.t > 1 else np.zeros(h, step.dtype))
+        ahead_x = labels[-1] + (np.arange(1, h + 1) * step if engine.t > 1 else np.zeros(h, step.dtype))
     else:
-        ahead = labels[engine.t :]
-    return labels[rows], ahead
+        ahead_x = labels[engine.t :]
+    return labels[rows], ahead_x, False
 
 
 def _values(index: Any) -> np.ndarray:

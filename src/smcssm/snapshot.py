@@ -17,7 +17,8 @@ from smcssm.smc2.population import SMC2, Population, at_full_exponent
 class Snapshot(NamedTuple):
     """The population (device arrays) and its configuration; independent runs lie on the series axis.
 
-    ``data`` reads the observations, of which there may be more than fit into memory; rows are never altered.
+    ``data`` reads the observations, of which there may be more than fit into memory; rows are never altered. ``when``
+    reads their time stamps, in the order of arrival; it gives None where there are none.
     """
 
     smc: SMC2
@@ -25,6 +26,7 @@ class Snapshot(NamedTuple):
     t: int
     record: dict[str, np.ndarray] | None
     data: Callable[[], Observation] | None
+    when: Callable[[], np.ndarray | None]
     last_move: Any
     log_evidences: np.ndarray
 

@@ -13,6 +13,11 @@ import numpy as np
 Stamp = Any
 
 
+def moments(stamps: np.ndarray) -> np.ndarray:
+    """Stamps as they are kept, numbers or integers of nanoseconds, as numbers or datetime64[ns] in UTC."""
+    return stamps.view("datetime64[ns]") if stamps.dtype.kind == "i" else stamps
+
+
 class Timeline:
     """Numbers and times of all rows, sorted by time.
 

@@ -1,5 +1,6 @@
 """Square-root Kalman filtering of whole populations."""
 
+from smcssm.kalman import adjoint as adjoint
 from smcssm.kalman import parallel as parallel
 from smcssm.kalman import sequential as sequential
 from smcssm.kalman import smoother as smoother

@@ -5,7 +5,8 @@ Sarkka & Garcia-Fernandez (2021, doi:10.1109/TAC.2020.2976316); square roots: Ya
 
     x_k | x_0 ~ N(A x_0 + b, U U'),        p(rows | x_0) proportional to exp(-|zeta - Z' x_0|^2 / 2)
 
-    1  in all blocks side by side, row by row: the element of each block, from x_0 known exactly
+    1  in all blocks side by side, row by row: the element of each block, from x_0 known exactly (that of the first from
+       the belief before it, whatever x_0 is)
            (b, U) by an ordinary step, A as its mean is but for c, d and y; the whitened innovations join (Z, zeta)
     2  across blocks (Hillis & Steele 1986, doi:10.1145/7902.7903), distances d = 1, 2, 4, ...:
            element[k] <- element[k] after element[k - d]:
@@ -34,9 +35,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 from smcssm.core import Matrix, Observation, System
 from smcssm.gaussian import Gaussian
 from smcssm.kalman import sequential
-from smcssm.kalman.sequential import Keep, SystemOf
+from smcssm.kalman.sequential import Keep, SystemOf, dense
+from smcssm.linalg.dense import extended
 from smcssm.linalg.entries import Rows, is_zero, multiply, rows, vector
-from smcssm.linalg.panels import Panel, fence, triangular_columns
+from smcssm.linalg.panels import fence
 
 
 class Element(NamedTuple):
@@ -57,7 +59,7 @@ def filter(
     if B == 1:
         return sequential.filter(system, params, belief, rows, keep)
     of_block, many, start = fold(rows, B), repeat(params, B), repeat(belief, B)
-    element = _elements(system, many, start, of_block)
+    element = _elements(system, many, start, of_block, B)
     starts = _starts(element, start, B)
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(starts)]
 
@@ -130,23 +132,27 @@ def _number(leaf: Array, blocks: int) -> Array:
     return number.reshape(*[1] * (leaf.ndim - 2), -1, 1)
 
 
-def _elements(system: SystemOf, params: PyTree, belief: Gaussian, rows: Observation) -> Element:
+def _elements(system: SystemOf, params: PyTree, start: Gaussian, rows: Observation, blocks: int) -> Element:
     """Pass 1."""
 
     def row(element: Element, obs: Observation) -> tuple[Element, None]:
-        now = system(params, obs)
-        element = _move(element, now.F, now.c, now.chol_Q, obs.dt)
-        return _absorb(element, now.H, now.d, now.chol_R, obs.y, obs.mask), None
+        return over(element, system(params, obs), obs), None
 
-    return jax.lax.scan(row, _nothing(belief), rows)[0]
+    return jax.lax.scan(row, _nothing(start, blocks), rows)[0]
 
 
-def _nothing(belief: Gaussian) -> Element:
-    """The element of no rows."""
-    x, like = len(belief.mean), belief.mean[0]
-    eye = jnp.broadcast_to(jnp.eye(x, dtype=like.dtype)[..., None, None], (x, x, *like.shape))
-    exactly = jax.tree.map(jnp.zeros_like, belief)
-    return Element(eye, exactly, jnp.zeros((x + 1, x, *like.shape), like.dtype), jnp.ones(like.shape, bool))
+def _nothing(start: Gaussian, blocks: int) -> Element:
+    """The element of no rows; the first block's follows the belief before it, whatever x_0 is."""
+    x, like = len(start.mean), start.mean[0]
+    given = jax.tree.map(lambda leaf: jnp.where(_number(leaf, blocks) == 0, leaf, 0), start)
+    A = jnp.where(_number(start.chol, blocks) == 0, 0, jnp.broadcast_to(_eye(x, like), (x, x, *like.shape)))
+    return Element(A, given, jnp.zeros((x + 1, x, *like.shape), like.dtype), jnp.ones(like.shape, bool))
+
+
+def over(element: Element, now: System, obs: Observation) -> Element:
+    """With one row more."""
+    element = _move(element, now.F, now.c, now.chol_Q, obs.dt)
+    return _absorb(element, now.H, now.d, now.chol_R, obs.y, obs.mask)
 
 
 def _move(element: Element, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Array) -> Element:
@@ -168,40 +174,38 @@ def _absorb(element: Element, H: Matrix, d: Matrix, chol_R: Matrix, y: Array, ma
 
 def _with_rows(about: Array, W: Float[Array, "y x s n"], w: Float[Array, "y s n"]) -> Array:
     """[Z; zeta'] when w = W x_0 + n, n ~ N(0, I), was seen as well; what is left of zeta is of no consequence."""
-    x = about.shape[1]
-    seen = fence(jnp.concatenate([jnp.moveaxis(W, 0, 1), w[None]]))
-    known = [Panel(tuple(range(j, x + 1)), about[j:, j : j + 1]) for j in range(x)]
-    columns = triangular_columns([*known, Panel(tuple(range(x + 1)), seen)], x, about[0, 0])
-    return fence(jnp.stack([sequential.ends(0, column, x + 1) for column in columns], axis=1))
+    return extended(about, fence(jnp.concatenate([jnp.moveaxis(W, 0, 1), w[None]])))
 
 
 def _after(earlier: Element, later: Element) -> Element:
-    """The element of two spans, the second of which is a row of the first."""
-    row = _as_row(later)
-    unit = jnp.ones_like(later.A[0, 0, :, :1])
-    element = _absorb(earlier, row.H, row.d, row.chol_R, later.about[-1], jnp.ones_like(later.about[-1], bool))
-    element = _move(element, row.F, row.c, row.chol_Q, unit)
-    return element._replace(exists=earlier.exists & later.exists)
+    """The element of two spans, the second of which is a row of the first, by one triangular array."""
+    x, Z, zeta = len(earlier.A), jnp.swapaxes(later.about[:-1], 0, 1), later.about[-1]
+    take = jnp.concatenate([Z, later.A])
+    zero, eye = jnp.zeros_like(later.A), jnp.broadcast_to(_eye(x, zeta), later.A.shape)
+    own = jnp.concatenate([jnp.concatenate([eye, zero], 1), jnp.concatenate([zero, later.given.chol], 1)])
+    joint = extended(own, dense(take, earlier.given.chol))
+    means = dense(take, jnp.concatenate([earlier.A, earlier.given.mean[:, None]], 1))
+    means = means.at[:, -1].add(jnp.concatenate([-zeta, later.given.mean]))
+
+    def condition(means: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+        i, column = at
+        pivot, row = (jax.lax.dynamic_index_in_dim(a, i, keepdims=False) for a in (column, means))
+        w = fence(-row / pivot[None])
+        return means + column[:, None] * w[None], w
+
+    means, w = jax.lax.scan(condition, means, (jnp.arange(x), jnp.moveaxis(joint[:, :x], 1, 0)))
+    about = _with_rows(earlier.about, -w[:, :-1], w[:, -1])
+    return Element(means[x:, :-1], Gaussian(means[x:, -1], joint[x:, x:]), about, earlier.exists & later.exists)
 
 
-def _as_row(element: Element) -> System:
-    """zeta = Z' x + n, then x' = A x + b + U e."""
-    x, about, U = len(element.A), element.about, element.given.chol
-    lower = range(x)
-    Z = [[about[i, j] if i >= j else 0.0 for i in lower] for j in lower]
-    chol_U = [[U[i, j] if i >= j else 0.0 for j in lower] for i in lower]
-    eye = [[float(i == j) for j in lower] for i in lower]
-    return System(element.A, element.given.mean, chol_U, Z, [0.0] * x, eye)
+def _eye(x: int, like: Array) -> Array:
+    return jnp.eye(x, dtype=like.dtype)[..., None, None]
 
 
 def _starts(element: Element, start: Gaussian, blocks: int) -> Gaussian:
-    """Pass 2: the belief before each block, from the one before the first."""
-    before = jax.tree.map(lambda leaf: shift(leaf, 1, blocks), prefixes(_after, element, blocks))
-    row, y = _as_row(before), before.about[-1]
-    after, *_ = sequential.updated(sequential.opened(start), row.H, row.d, row.chol_R, y, jnp.ones_like(y, bool))
-    unit = jnp.ones_like(y[0, :, :1])
-    moved = sequential.closed(sequential.predicted(sequential.closed(after), row.F, row.c, row.chol_Q, unit))
-    return jax.tree.map(lambda new, old: jnp.where(_number(old, blocks) > 0, new, old), moved, start)
+    """Pass 2: the belief before each block."""
+    before = jax.tree.map(lambda leaf: shift(leaf, 1, blocks), prefixes(_after, element, blocks).given)
+    return jax.tree.map(lambda new, old: jnp.where(_number(old, blocks) > 0, new, old), before, start)
 
 
 def _product(M: Rows, A: Float[Array, "x k s n"]) -> Float[Array, "_ k s n"]:

@@ -17,11 +17,12 @@ direction: the rows are made orthogonal one by one (modified Gram-Schmidt, as st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from smcssm.core import Matrix, Observation, System
 from smcssm.gaussian import Gaussian
@@ -29,6 +30,7 @@ from smcssm.kalman.parallel import fold, prefixes, repeat, shift, unfold
 from smcssm.kalman.sequential import SystemOf, dense, ends, opened, predict, updated
 from smcssm.linalg import matvec, stack, vector
 from smcssm.linalg import rows as entries
+from smcssm.linalg.dense import extended
 from smcssm.linalg.panels import Panel, fence, triangular_columns
 
 
@@ -40,8 +42,18 @@ class Backward(NamedTuple):
     D: Float[Array, "*t x x s n"]
 
 
+Reverse = Callable[[Gaussian, System, Observation], Backward]
+"""The step back over one row, from the belief before it: ``reverse``, or that of ``adjoint``."""
+
+
 def backward(
-    system: SystemOf, params: PyTree, start: Gaussian, rows: Observation, beliefs: Gaussian, blocks: int = 1
+    system: SystemOf,
+    params: PyTree,
+    start: Gaussian,
+    rows: Observation,
+    beliefs: Gaussian,
+    blocks: int = 1,
+    step: Reverse | None = None,
 ) -> Backward:
     """The steps back over rows ``[t, ..., s, 1]``, from the belief before them and those after each."""
     before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), start, beliefs)
@@ -49,7 +61,7 @@ def backward(
 
     def row(at: tuple[Gaussian, Observation]) -> Backward:
         before, obs = at
-        return reverse(before, system(many, obs), obs)
+        return (step or reverse)(before, system(many, obs), obs)
 
     steps = jax.lax.map(row, fold((before, rows), blocks))
     return unfold(steps, blocks, len(rows.dt))
@@ -96,11 +108,12 @@ def smooth(steps: Backward, last: Gaussian, blocks: int = 1) -> tuple[Gaussian, 
     steps = fold(jax.tree.map(lambda leaf: leaf[::-1], steps), blocks)
     starts = repeat(last, blocks)
     if blocks > 1:
-        first = jax.tree.map(lambda leaf: leaf[0], steps)
-        of_block, _ = jax.lax.scan(lambda done, step: (_then(done, step), None), _stay(first), steps)
+        begin = _begin(starts, series)
+        of_block, _ = jax.lax.scan(lambda done, step: (_then(done, step), None), begin, steps)
         before = jax.tree.map(lambda leaf: shift(leaf, 1, blocks), prefixes(_then, of_block, blocks))
-        counts = (jnp.arange(starts.mean.shape[-2]) >= series)[:, None]
-        starts = jax.tree.map(lambda new, old: jnp.where(counts, new, old), apply(before, starts), starts)
+        of_first = _of_first(starts, series)
+        mean = jnp.where(of_first[None], starts.mean, before.g)
+        starts = Gaussian(mean, jnp.where(of_first[None, None], starts.chol, before.D))
     ended, all_of_them = jax.lax.scan(lambda law, step: (apply(step, law), law), starts, steps)
     first = jax.tree.map(lambda leaf: leaf[..., -series:, :], ended)
     return first, jax.tree.map(lambda leaf: leaf[::-1], unfold(all_of_them, blocks, T))
@@ -142,14 +155,21 @@ def apply(step: Backward, law: Gaussian) -> Gaussian:
 
 def _then(step: Backward, another: Backward) -> Backward:
     """Two steps back as one."""
-    law = apply(another, Gaussian(step.g, step.D))
-    return Backward(jax.vmap(lambda G: dense(another.G, G[:, None])[:, 0], 1, 1)(step.G), law.mean, law.chol)
+    x, both = len(step.g), dense(another.G, jnp.concatenate([step.G, step.g[:, None], step.D], axis=1))
+    return Backward(both[:, :x], both[:, x] + another.g, extended(another.D, both[:, x + 1 :]))
 
 
-def _stay(like: Backward) -> Backward:
-    """No step."""
-    eye = jnp.eye(like.G.shape[0], dtype=like.G.dtype)[..., None, None]
-    return Backward(jnp.broadcast_to(eye, like.G.shape), jnp.zeros_like(like.g), jnp.zeros_like(like.D))
+def _begin(last: Gaussian, series: int) -> Backward:
+    """No step; in the first block one to the law after the last row, from whatever comes after."""
+    of_first = _of_first(last, series)
+    eye = jnp.broadcast_to(jnp.eye(len(last.mean), dtype=last.mean.dtype)[..., None, None], last.chol.shape)
+    G = jnp.where(of_first[None, None], 0, eye)
+    return Backward(G, jnp.where(of_first[None], last.mean, 0), jnp.where(of_first[None, None], last.chol, 0))
+
+
+def _of_first(law: Gaussian, series: int) -> Bool[Array, "s 1"]:
+    """Whether a series is one of the first block."""
+    return (jnp.arange(law.mean.shape[-2]) < series)[:, None]
 
 
 def _lower(D: Array) -> Matrix:

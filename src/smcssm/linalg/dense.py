@@ -1,7 +1,8 @@
 """Triangularisation of dense arrays in a loop: slower to run than ``panels``, and hardly any time to compile.
 
-Householder reflections from the right (Golub & Van Loan, Matrix Computations, 5.2), one row after the other. For what
-is done once per particle, such as initial laws, rather than at each step.
+Column after column of the result is made with one Householder reflection, across the columns that are to be worked in
+(Golub & Van Loan, Matrix Computations, 5.1 and 6.5.3). For what is done once per particle, such as initial laws, or
+once per block of rows, rather than at each step.
 """
 
 from __future__ import annotations
@@ -10,23 +11,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from smcssm.linalg.panels import reflect
+
 
 def triangularise_dense(A: Float[Array, "x k *shape"]) -> Float[Array, "x x *shape"]:
-    """A lower-triangular L with L L' = A A', for k >= x. A may be rank deficient; derivatives are finite there."""
-    x, k = A.shape[:2]
-    column = jnp.arange(k).reshape((k, *(1 for _ in A.shape[2:])))
+    """A lower-triangular L with L L' = A A'. A may be rank deficient; derivatives are finite there."""
+    return extended(jnp.zeros((len(A), *A[:, 0].shape), A.dtype), A)
 
-    def reflect(i: Array, A: Array) -> Array:
-        r = jnp.where(column >= i, A[i], 0.0)
-        square = jnp.sum(r * r, axis=0)
-        positive = square > 0
-        norm = jnp.sqrt(jnp.where(positive, square, 1.0))
-        pivot = A[i, i]
-        sign = jnp.where(pivot < 0, -1.0, 1.0).astype(A.dtype)
-        v = r + jnp.where(column == i, (sign * norm)[None], 0.0)
-        scale = jnp.where(positive, 1.0 / (norm * (norm + sign * pivot)), 0.0)
-        return A - (jnp.sum(A * v[None], axis=1) * scale[None])[:, None] * v[None]
 
-    A = jax.lax.fori_loop(0, x, reflect, A)[:, :x]
-    below = jnp.arange(x)[:, None] >= jnp.arange(x)[None]
-    return jnp.where(below.reshape((x, x, *(1 for _ in A.shape[2:]))), A, 0.0)
+def extended(L: Float[Array, "r x *shape"], X: Float[Array, "r k *shape"]) -> Float[Array, "r x *shape"]:
+    """The first x columns of a lower-triangular M with M M' = L L' + X X', those of L being lower triangular."""
+
+    def next_column(X: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+        i, column = at
+        pivot, row = (jax.lax.dynamic_index_in_dim(a, i, keepdims=False) for a in (column, X))
+        _, column, (X,) = reflect(pivot, column, [row], [X])
+        return X, column
+
+    _, columns = jax.lax.scan(next_column, X, (jnp.arange(L.shape[1]), jnp.moveaxis(L, 1, 0)))
+    M = jnp.moveaxis(columns, 0, 1)
+    below = jnp.arange(M.shape[0])[:, None] >= jnp.arange(M.shape[1])[None]
+    return jnp.where(below.reshape((*below.shape, *(1 for _ in M.shape[2:]))), M, 0.0)

@@ -112,7 +112,7 @@ def _eliminate(active: list[Panel]) -> tuple[Column, list[Panel]]:
         for p in group:
             heads.append(p.values[0])
             tails.append(spread(p.values[1:], pattern[1:], below))
-        transform = _rotate if sum(len(v) for v in heads) == 1 else _reflect
+        transform = _rotate if sum(len(v) for v in heads) == 1 else reflect
         head, tail, tails = transform(pivot.head, spread(pivot.tail, pivot.rows[1:], below), heads, tails)
         pivot = Column((rows[0], *below), head, tail)
         rest += [Panel(below, t) for t in tails if below]
@@ -128,7 +128,7 @@ def _rotate(a: Array, q: Array, heads: list[Array], tails: list[Array]) -> tuple
     return norm, q, [x[:, None]]
 
 
-def _reflect(a: Array, q: Array, heads: list[Array], tails: list[Array]) -> tuple[Array, Array, list[Array]]:
+def reflect(a: Array, q: Array, heads: list[Array], tails: list[Array]) -> tuple[Array, Array, list[Array]]:
     """(a, r) -> (norm, 0) for many columns r; where all are 0 nothing changes.
 
     With g = q a + X r, the reflection followed by a change of sign of the pivot is, for pivot column q and others X,

@@ -1,4 +1,4 @@
-"""The way back of a Kalman filter: ``kalman.smoother``, chunk by chunk."""
+"""The way back of a Kalman filter, chunk by chunk: ``kalman.adjoint`` for moments, ``kalman.smoother`` for the rest."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from smcssm import kalman
 from smcssm.core import Observation
 from smcssm.filters import Kalman
 from smcssm.gaussian import Gaussian, normal
-from smcssm.kalman import smoother
+from smcssm.kalman import adjoint, smoother
 from smcssm.readout.backwards import Backwards, moments
 from smcssm.smc2.population import SMC2, at_particles
 
 
-def _centred(belief: Gaussian) -> Gaussian:
+def _nothing(belief: Gaussian) -> Gaussian:
+    return jax.tree.map(jnp.zeros_like, belief)
+
+
+def centred(belief: Gaussian) -> Gaussian:
+    """The law of x - m after the last row."""
     return Gaussian(jnp.zeros_like(belief.mean), belief.chol)
 
 
 def _smoothed(
     smc: SMC2, params: PyTree, start: Gaussian, rows: Observation, length: Array, law: Gaussian, w: Array
 ) -> tuple[Gaussian, tuple[Array, Array]]:
-    beliefs, steps = _back(smc, params, start, rows, length)
+    beliefs, steps = _kalman(smc).back(params, start, at_particles(rows), length, adjoint.reverse)
     before, laws = smoother.smooth(steps, law, _kalman(smc).blocks)
-    return before, moments(beliefs.mean + laws.mean, _variance(laws), w)
+    return before, moments(*adjoint.moments(beliefs, laws), w)
 
 
 def observed(
@@ -80,4 +85,4 @@ def _variance(laws: Gaussian) -> Float[Array, "t x s n"]:
     return jnp.sum(laws.chol**2, axis=2)
 
 
-GAUSSIAN = Backwards(_centred, _smoothed, _lagged, _last, _drawn)
+GAUSSIAN = Backwards(_nothing, _smoothed, _lagged, _last, _drawn)

@@ -18,7 +18,7 @@ from smcssm.core import Observation
 from smcssm.errors import ModelError
 from smcssm.filters import Kalman
 from smcssm.gaussian import Gaussian
-from smcssm.readout.backwards_gaussian import GAUSSIAN, observed
+from smcssm.readout.backwards_gaussian import centred, observed
 from smcssm.readout.forecast import forecast, mixture
 from smcssm.readout.smooth import Share, all_observations, going_back, in_order, room, share_of
 from smcssm.smc2.adapt import compiled
@@ -94,4 +94,4 @@ def _predictives(share: Share, there: np.ndarray) -> tuple[np.ndarray, np.ndarra
         here = there[(there >= first) & (there < first + share.smc.chunk)] - first
         return law, jax.tree.map(lambda leaf: np.asarray(leaf)[here], told)
 
-    return in_order(going_back(share, GAUSSIAN.end, step), len(there))
+    return in_order(going_back(share, centred, step), len(there))

@@ -20,6 +20,7 @@ from smcssm.smc2.adapt import compiled
 from smcssm.smc2.population import SMC2, Population, log_prior
 from smcssm.smc2.report import RECORDED_QUANTILES
 from smcssm.snapshot import Snapshot
+from smcssm.timeline import moments
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,7 +32,8 @@ _BY_TIME = ("log_predictive", "ess", "least_ess", "moved", "acceptance", "status
 def record(snapshot: Snapshot) -> xr.Dataset:
     """The last steps: dims time (counted from 1), channel, hyperparameter and quantile.
 
-    ``y`` and the one-step predictive's ``predictive_mean``, ``predictive_sd`` and ``pit`` by channel; ``least_ess`` is
+    ``when`` is the time stamp of observations that had one, dates in UTC. ``y`` and the one-step predictive's
+    ``predictive_mean``, ``predictive_sd`` and ``pit`` by channel; ``least_ess`` is
     that of the worst run, ``ess`` the sum over runs; ``quantiles`` are those of the hyperparameters after each step.
 
     Raises:
@@ -49,7 +51,8 @@ def record(snapshot: Snapshot) -> xr.Dataset:
     data |= {name: ("time", columns[name]) for name in _BY_TIME}
     data["quantiles"] = (("time", "hyperparameter", "quantile"), columns["quantiles"])
     coords = {"channel": channels, "hyperparameter": names, "quantile": list(RECORDED_QUANTILES)}
-    return xr.Dataset(data, {"time": columns["t"], **coords})
+    when = {"when": ("time", moments(columns["when"]))} if "when" in columns else {}
+    return xr.Dataset(data, {"time": columns["t"], **when, **coords})
 
 
 def _hyperparameters(smc: SMC2) -> list[str]:
@@ -144,11 +147,14 @@ def _history(snapshot: Snapshot) -> dict[str, xr.Dataset]:
     if snapshot.data is None:
         return {"observed_data": record(snapshot)[["y"]]} if snapshot.record else {}
     data, model = snapshot.data(), snapshot.smc.filter.model
-    channels = {"time": data.index[:, 0] + 1, "channel": list(model.channel_names)}
+    channels: dict[str, Any] = {"time": data.index[:, 0] + 1, "channel": list(model.channel_names)}
     by_channel = ("time", "channel")
     y = np.where(data.mask[..., 0], data.y[..., 0], np.nan)
     given: dict[str, Any] = {"dt": ("time", data.dt[:, 0])}
-    coords = {"time": channels["time"]}
+    stamps = snapshot.when()
+    coords: dict[str, Any] = {"time": channels["time"]}
+    if stamps is not None:
+        coords["when"] = channels["when"] = ("time", stamps[data.index[:, 0]])
     if data.inputs is not None:
         given["inputs"] = (("time", "input"), data.inputs[..., 0])
         coords["input"] = list(model.input_names)

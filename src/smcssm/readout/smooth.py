@@ -56,16 +56,23 @@ class Share(NamedTuple):
 def smooth(snapshot: Snapshot, lag: int | None = None, draws: int = 0, seed: int = 0) -> xr.Dataset:
     """Mean and sd of every x_t given y_1:T, or given y_1:t+lag; dims (time, state).
 
-    Rows are in the order of their times, labelled by the order in which they arrived. Hyperparameters have their
-    present posterior, with a lag as well. ``draws`` adds as many ``trajectory`` per run, drawn jointly with the
-    hyperparameters and given all of y_1:T; dims (chain, draw, time, state). Of a hidden Markov model states are the
-    indicators of regimes, whose ``probability`` has dims (time, regime). With inner particles: see ``traced``.
+    Rows are in the order of their times, labelled by the order in which they arrived; ``when`` is the time stamp, where
+    there is one. Hyperparameters have their present posterior, with a lag as well. ``draws`` adds as many
+    ``trajectory`` per run, drawn jointly with the hyperparameters and given all of y_1:T; dims (chain, draw, time,
+    state). Of a hidden Markov model states are the indicators of regimes, whose ``probability`` has dims (time,
+    regime). With inner particles: see ``traced``.
     """
+    data, exact = all_observations(snapshot), not isinstance(snapshot.smc.filter, AbstractRandomFilter)
+    told = (_exactly if exact else traced.smooth)(snapshot, data, lag, draws, seed)
+    stamps = snapshot.when()
+    return told if stamps is None else told.assign_coords(when=("time", stamps[told["time"].values - 1]))
+
+
+def _exactly(snapshot: Snapshot, data: Observation, lag: int | None, draws: int, seed: int) -> xr.Dataset:
+    """By the way back of an exact filter."""
     import xarray as xr
 
-    data, inner = all_observations(snapshot), snapshot.smc.filter
-    if isinstance(inner, AbstractRandomFilter):
-        return traced.smooth(snapshot, data, lag, draws, seed)
+    inner = snapshot.smc.filter
     dims, times = ("time", "state"), data.index[:, 0] + 1
     with jax.enable_x64(True):
         mean, sd = _mixture(snapshot, data, None if lag is None or lag >= len(times) else lag)
