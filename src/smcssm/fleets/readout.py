@@ -39,7 +39,7 @@ def of_fleet(runtime: FleetRuntime, places: np.ndarray | None = None) -> Snapsho
     if places is not None:
         with jax.enable_x64(True):
             population, evidence = take(population, places), evidence[places]
-    return Snapshot(runtime.smc, population, t, None, None, None, evidence)
+    return Snapshot(runtime.smc, population, t, None, None, lambda: None, None, evidence)
 
 
 def summaries(runtime: FleetRuntime) -> pd.DataFrame:

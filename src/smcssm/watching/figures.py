@@ -158,12 +158,12 @@ class Calibration:
         self.figure.title.text = f"Calibration: {len(pit)} values, Kolmogorov-Smirnov p = {uniformity(pit):.2g}"
 
 
-_DATES = dict(hours="%d %b %H:%M", days="%d %b", months="%b %Y", hourmin="%H:%M", minutes="%H:%M")
+_DATES: dict[str, Any] = dict(hours="%d %b %H:%M", days="%d %b", months="%b %Y", hourmin="%H:%M", minutes="%H:%M")
 
 
 def _figure(height: int, title: str = "") -> Any:
-    f = new_figure(height=height, sizing_mode="stretch_width", tools="", toolbar_location=None, title=title)
-    f.x_range, f.y_range = Range1d(0, 1), Range1d(0, 1)
+    f: Any = new_figure(height=height, sizing_mode="stretch_width", tools="", toolbar_location=None, title=title)
+    f.x_range, f.y_range = Range1d(start=0, end=1), Range1d(start=0, end=1)
     f.title.text_font_size = "12px"
     f.min_border_left, f.axis.minor_tick_line_color = 60, None
     f.outline_line_color, f.grid.grid_line_alpha = None, 0.4
@@ -172,7 +172,7 @@ def _figure(height: int, title: str = "") -> Any:
 
 def _source(*names: str) -> tuple[Any, ColumnDataSource]:
     """A source, and a function that gives it new columns."""
-    source = ColumnDataSource({name: [] for name in names})
+    source: Any = ColumnDataSource({name: [] for name in names})
 
     def fill(**columns: np.ndarray) -> None:
         source.data = columns
@@ -183,8 +183,10 @@ def _source(*names: str) -> tuple[Any, ColumnDataSource]:
 def _legend(f: Any, items: list[tuple[str, list[Any]]]) -> list[LegendItem]:
     """Above the panel, where it covers nothing."""
     entries = [LegendItem(label=label, renderers=renderers) for label, renderers in items]
-    look = dict(orientation="horizontal", border_line_color=None, padding=0, label_text_font_size="12px")
-    f.add_layout(Legend(items=entries, location="top_left", **look), "above")
+    legend: Any = Legend(location="top_left", orientation="horizontal")
+    legend.border_line_color, legend.padding, legend.label_text_font_size = None, 0, "12px"
+    legend.items = entries
+    f.add_layout(legend, "above")
     return entries
 
 

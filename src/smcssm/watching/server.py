@@ -41,9 +41,9 @@ class Server:
 
         asyncio.set_event_loop(self._loop)
         origins = [f"localhost:{self.port}", f"127.0.0.1:{self.port}"]
-        options = dict(address="127.0.0.1", websocket_origin=origins, title=title, loop=IOLoop.current())
+        options: dict[str, Any] = dict(address="127.0.0.1", websocket_origin=origins, title=title)
         try:
-            self.server = server = get_server(page, port=self.port, **options)
+            self.server = server = get_server(page, port=self.port, loop=IOLoop.current(), **options)
             server.start()
         except Exception as error:
             self._failed = error
