@@ -177,6 +177,18 @@ def test_versions_that_differ_are_told_of(saved, monkeypatch):
     assert_equal(everything(loaded), everything(engine))
 
 
+def test_a_file_of_an_earlier_version_goes_on():
+    """Written in November 2026, when histories kept no time stamps; 40 observations as those of "immediate"."""
+    model, prior, _ = level()
+    engine = ss.Engine.load(Path(__file__).parent / "data" / "checkpoint-of-2026-11.smcssm", model, prior)
+    assert engine.t == 40
+    assert engine.log_evidence == pytest.approx(-59.19819414161286, rel=1e-12)
+    np.testing.assert_allclose(engine.summary()["mean"], [0.6907697, 0.6852581], rtol=1e-6)
+    engine.step(Y[40])
+    assert (engine.t, len(engine.record["time"])) == (41, 41)
+    assert "when" not in engine.smooth(lag=1).coords
+
+
 def test_a_file_that_is_sound_but_not_of_an_engine(tmp_path):
     container.write(tmp_path / "x", container.Contents({"t": 1}, {"a": np.zeros(3)}))
     with pytest.raises(ss.errors.CheckpointError, match="not the checkpoint of an engine"):
