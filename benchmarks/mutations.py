@@ -54,7 +54,7 @@ MUTATIONS = (
         "settled, pending = jax.lax.fori_loop(0, chunk.length, body, (c.log_lik, c.pending))",
         "settled, pending = jax.lax.fori_loop(0, chunk.length, body, (c.log_lik, c.pending))\n"
         "    settled = settled + increments[chunk.length - 1]",
-        "tests/test_engine.py::test_replay_equals_what_every_particle_carries",
+        "tests/test_engine.py::test_replay_equals_what_every_particle_carries[float64]",
     ),
     Mutation(
         "a move estimates the likelihood of where a particle is anew (no longer pseudo-marginal)",
@@ -80,7 +80,7 @@ MUTATIONS = (
         "smc2/challengers.py",
         "        carried(challengers),\n",
         "        carried(replace(challengers, belief=population.belief)),\n",
-        "tests/test_engine.py::test_replay_equals_what_every_particle_carries",
+        "tests/test_engine.py::test_replay_equals_what_every_particle_carries[float64]",
     ),
     Mutation(
         "a missing channel counts as an observation of zero",

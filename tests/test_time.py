@@ -296,6 +296,28 @@ def test_forecasts_at_any_time(dated):
     )
 
 
+def test_forecasts_together_and_in_parts(dated):
+    """A random walk in noise: Cov(y_i, y_j) = P + min(i, j) q² (+ r² where i = j), mixed over particles by hand."""
+    table = dated.forecast(3, components=True, covariance=True)
+    theta, w = {n: v[0] for n, v in dated.snapshot().theta().items()}, dated.snapshot().weights()[0]
+    belief, steps = dated._runtime.state.population.belief, np.arange(1, 4)
+    m, P = np.asarray(belief.mean)[0, 0], np.asarray(belief.chol)[0, 0, 0] ** 2
+    level = P + theta["sigma_level"] ** 2 * np.minimum(steps[:, None], steps)[..., None]
+    total = (level + np.eye(3)[..., None] * theta["sigma_obs"] ** 2) @ w + w @ (m - w @ m) ** 2
+    np.testing.assert_allclose(table["covariance"][:, 0, :, 0], total, rtol=1e-9)
+    np.testing.assert_allclose(table["sd"][:, 0], np.sqrt(np.diag(total)), rtol=1e-10)
+    np.testing.assert_allclose(table["component_mean"], table["mean"], rtol=1e-12)
+    np.testing.assert_allclose(table["component_sd"][:, 0] ** 2, table["sd"][:, 0] ** 2 - w @ theta["sigma_obs"] ** 2)
+    assert table["component"].values.tolist() == ["Level"]
+    past = dated.forecast(times=[AWARE + pd.Timedelta("7h")], components=True)
+    np.testing.assert_allclose(past["component_mean"], past["mean"], rtol=1e-12)
+    np.testing.assert_allclose(past["component_sd"] ** 2, past["sd"] ** 2 - w @ theta["sigma_obs"] ** 2)
+    with pytest.raises(ss.errors.ModelError, match="of those to come alone"):
+        dated.forecast(times=[AWARE + pd.Timedelta("7h")], covariance=True)
+    with pytest.raises(ss.errors.ModelError, match="not a sum of components"):
+        ss.Engine(ss.models.ConstantVelocity(), n_particles=32).forecast(1, components=True)
+
+
 def test_read_outs_of_the_past_have_dates(dated, tmp_path):
     """In UTC; kept by a copy and a checkpoint, and of a schedule that forgets on record alone; none without times."""
     expected = dated.record["when"].values

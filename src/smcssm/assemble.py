@@ -343,8 +343,10 @@ def check_paths(draws: Any, seed: Any) -> None:
         check_counts(seed=seed)
 
 
-def check_no_paths(draws: int) -> None:
-    """Paths begin with the last observation."""
+def check_beyond(draws: int, covariance: bool) -> None:
+    """Paths and covariances begin with the last observation."""
+    if covariance:
+        raise ModelError("covariance=True with times before the last observation: it is of those to come alone")
     if draws:
         raise ModelError(
             f"draws={draws} with times before the last observation: paths begin there. engine.smooth(draws=) has joint "

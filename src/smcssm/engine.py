@@ -380,7 +380,7 @@ class Engine:
         assemble.check_counts(draws=draws, seed=seed)
         return readout.posterior(self.snapshot(), draws, seed)
 
-    def forecast(
+    def forecast(  # noqa: PLR0913
         self,
         h: int | None = None,
         *,
@@ -391,6 +391,8 @@ class Engine:
         quantiles: Sequence[float] = (0.05, 0.5, 0.95),
         draws: int = 0,
         seed: int | None = None,
+        components: bool = False,
+        covariance: bool = False,
     ) -> xr.Dataset:
         """Mean, sd and quantiles of observations to come, or never made; hyperparameters and state integrated out.
 
@@ -407,6 +409,10 @@ class Engine:
             draws: how many joint paths of future observations and states: ``draws`` (draw, step, channel) and
                 ``state_draws`` (draw, step, state). Between the observations see ``smooth(draws=)``.
             seed: of the paths; by default the same as long as the engine is.
+            components: whether to tell what each component of a sum adds: ``component_mean``, ``component_sd`` and
+                ``component_quantiles``, dimension ``component``.
+            covariance: whether to tell the joint ``covariance`` of what is to come, dims (step, channel, other_step,
+                other_channel).
 
         Raises:
             ModelError, InputError: h or times, levels, or the rows do not fit.
@@ -434,13 +440,16 @@ class Engine:
                 exposure=exposure,
             )
             now = self.snapshot()
+        seen = readout.in_parts(now, rows) if components else (now, rows)
         if stamps is not None and inside:
-            assemble.check_no_paths(draws)
+            assemble.check_beyond(draws, covariance)
             place = partial(clock.among, self._timing, state.clock, stamps=stamps[:inside])
-            table = readout.between(now, rows, place, inside, levels)
+            table = readout.between(*seen, place, inside, levels)
         else:
-            table = readout.forecast(now, rows, levels)
-            table = table if draws == 0 else table.merge(readout.paths(now, rows, draws, seed))
+            table = readout.forecast(*seen, levels)
+        table = readout.apart(table) if components else table
+        table = table.merge(readout.paths(now, rows, draws, seed)) if draws else table
+        table = table.assign(covariance=readout.covariance(now, rows)) if covariance else table
         return table if stamps is None else table.assign_coords(time=("step", stamps))
 
     def smooth(self, lag: int | None = None, *, draws: int = 0, seed: int = 0) -> xr.Dataset:
