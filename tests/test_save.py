@@ -185,7 +185,8 @@ def test_a_file_of_an_earlier_version_goes_on():
     assert engine.log_evidence == pytest.approx(-59.19819414161286, rel=1e-12)
     np.testing.assert_allclose(engine.summary()["mean"], [0.6907697, 0.6852581], rtol=1e-6)
     engine.step(Y[40])
-    assert (engine.t, len(engine.record["time"])) == (41, 41)
+    assert (engine.t, engine.record["y"].shape) == (41, (41, 1))
+    np.testing.assert_array_equal(engine.record["y"][:, 0], Y[:41])
     assert "when" not in engine.smooth(lag=1).coords
 
 

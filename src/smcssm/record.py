@@ -106,8 +106,9 @@ class Ring:
         n = len(next(iter(columns.values())))
         rows = np.arange(max(0, n - self.capacity), n)
         places = (total + rows) % (2 * self.capacity)
+        begun = total > self.unseen and bool(self._columns)
         for name, values in columns.items():
-            if name not in self._columns and total > self.unseen and self._columns:
+            if name not in self._columns and begun:
                 continue  # a record of an older version goes on as it began
             if name not in self._columns:
                 self._columns[name] = np.empty((2 * self.capacity, *values.shape[1:]), values.dtype)

@@ -58,6 +58,9 @@ def moments(
     h, y, x = len(future.dt), len(inner.model.channel_names), len(inner.model.state_names)
     zero = jnp.zeros_like(population.belief.mean[0])
 
+    def average(a: Array) -> Array:
+        return jnp.sum(jnp.expand_dims(w, tuple(range(a.ndim - 2))) * a, axis=(-2, -1))
+
     def step(
         carry: tuple[Gaussian, Array, Array], row: tuple[Int[Array, ""], Observation]
     ) -> tuple[tuple[Gaussian, Array, Array], tuple[Array, Array]]:
@@ -72,7 +75,7 @@ def moments(
         C, m = C.at[:, i].set(now), m.at[i].set(info.mean)
         cross = jnp.einsum("zxsn,xhysn->zhysn", H, C).at[:, i].set(own)
         second = cross + info.mean[:, None, None] * m[None]
-        return (belief, C, m), (jnp.sum(w * second, axis=(-2, -1)), jnp.sum(w * info.mean, axis=(-2, -1)))
+        return (belief, C, m), (average(second), average(info.mean))
 
     future = jax.tree.map(jnp.asarray, future)
     future = Observation(**{**vars(future), "mask": jnp.zeros_like(future.mask)})
