@@ -105,9 +105,9 @@ def stale_likelihood(smc, population, c, log_ratio, due, rung, sweep):
 BROKEN = [
     ("immediate", accept_always, CATCH),
     pytest.param("immediate", without_jacobian, CATCH, marks=pytest.mark.slow),
-    ("immediate", stale_likelihood, CATCH),
+    pytest.param("immediate", stale_likelihood, CATCH, marks=pytest.mark.slow),
     pytest.param("paced", accept_always, CATCH, marks=pytest.mark.slow),
-    ("paced", without_jacobian, CATCH),
+    pytest.param("paced", without_jacobian, CATCH, marks=pytest.mark.slow),
     pytest.param("paced", stale_likelihood, LARGE, marks=pytest.mark.slow),
 ]
 

@@ -27,10 +27,8 @@ def compare(engine, names, factor=1.7):
             assert 0.6 <= ratio <= factor, (name, ratio)
 
 
-PACED = pytest.param(ss.Paced(budget=8), id="paced", marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("schedule", [pytest.param(ss.Immediate(), id="immediate"), PACED])
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [ss.Immediate(), ss.Paced(budget=8)], ids=["immediate", "paced"])
 def test_groups_show_the_error(schedule):
     engine = ss.Engine(LOCAL_LEVEL.model, LOCAL_LEVEL.prior, n_particles=1000, runs=RUNS, schedule=schedule)
     engine.update(LOCAL_LEVEL.simulate(150, 1))

@@ -73,7 +73,7 @@ AT = np.r_[-2.0, 0.0, 0.9, 2.2, 2.21, 5.0, 9.3, 14.0]
 
 SLOW = pytest.mark.slow
 CASES = [
-    ("critical", "sequential"),
+    pytest.param("critical", "sequential", marks=SLOW),
     pytest.param("critical", "parallel", marks=SLOW),
     pytest.param("mixed", "sequential", marks=SLOW),
 ]

@@ -172,7 +172,7 @@ def exact():
     return quadrature.local_level(Y, 0.0, 10.0, (1.0, 2.0), {T})[T]
 
 
-SHORT = [pytest.param(i, marks=pytest.mark.slow if name in ("HMC", "NUTS") else ()) for i, name in enumerate(NAMES)]
+SHORT = [pytest.param(i, marks=() if name == "WasteFree" else pytest.mark.slow) for i, name in enumerate(NAMES)]
 
 
 @pytest.fixture(scope="module", params=SHORT, ids=NAMES)

@@ -558,6 +558,7 @@ print(z.tobytes().hex(), density.tobytes().hex())
 """
 
 
+@pytest.mark.slow
 def test_order_of_imports_does_not_matter():
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     scripts = [

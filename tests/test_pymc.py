@@ -364,6 +364,7 @@ def warm(draws, y, **options):
     return ss.Engine.from_posterior(LEVEL, _prior(), draws, y, **(dict(n_particles=1000, seed=7) | options))
 
 
+@pytest.mark.slow
 def test_a_warm_start_goes_on_exactly(exact, cold):
     engine = warm(cold[1], walk()[:80])
     assert engine.t == 80

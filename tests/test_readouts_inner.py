@@ -17,6 +17,7 @@ PARTS = {
     "switching": (ss.models.SwitchingLevel(initial_sd=2.0), RaoBlackwell(n_particles=M)),
     "nonlinear": (ss.models.StochasticVolatility(), Particle(n_particles=M)),
 }
+NAMES = ["regimes", "switching", pytest.param("nonlinear", marks=pytest.mark.slow)]
 
 
 @functools.cache
@@ -57,7 +58,7 @@ def ahead(name):
     return np.array(told).swapaxes(0, 1)
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_forecasts_have_the_moments_of_the_beliefs(name):
     forecast = engine(name).forecast(H)
     mean, variance = ahead(name)
@@ -88,7 +89,7 @@ def test_paths_in_shares_are_paths(monkeypatch):
     assert abs(y.mean() - mean[0] @ w) < 4 * sd / np.sqrt(2000)
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_exports(name):
     made = engine(name)
     tree, state = made.to_arviz(draws=50, predictive=True), made.state()

@@ -57,7 +57,7 @@ def keys(seed):
     return jax.random.split(jax.random.key(seed), 1)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["two", "branches", pytest.param("three", marks=pytest.mark.slow)])
 def test_likelihoods_and_beliefs_are_those_of_the_new_names(name):
     smc, population, data = start(name)
     check(smc, np.asarray(population.z)[:, 0, :5])

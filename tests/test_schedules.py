@@ -278,6 +278,7 @@ def test_a_call_that_fails_in_a_judgement_never_was(monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_wrong_evidence_is_suspect():
     """The challengers' importance sample disagrees with an evidence that was tampered with."""
     e = engine(n=1000)

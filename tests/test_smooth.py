@@ -28,7 +28,7 @@ def data():
     return y
 
 
-@pytest.fixture(scope="module", params=["sequential", "parallel"])
+@pytest.fixture(scope="module", params=["sequential", pytest.param("parallel", marks=pytest.mark.slow)])
 def engine(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assemble, "SEGMENT", 256)  # two chunks for blocks as well
