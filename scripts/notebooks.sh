@@ -16,4 +16,4 @@ for source in notebooks/*.py notebooks/*.ipynb; do
         "$python" -m jupytext --quiet --to ipynb --output "$target" "$source"
     fi
 done
-"$python" -m pytest --nbmake --nbmake-timeout=900 -n logical --maxprocesses 4 -W default "$out"
+"$python" -m pytest --nbmake --nbmake-timeout=900 --durations=0 -n logical --maxprocesses 4 -W default "$out"
