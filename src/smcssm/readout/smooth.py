@@ -12,6 +12,7 @@ The mixture over particles is exact: its mean and sd are those of a mixture with
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -124,10 +125,16 @@ def room(snapshot: Snapshot) -> int:
 
 
 def share_of(snapshot: Snapshot, data: Observation, numbers: Int[np.ndarray, "s n"]) -> Share:
-    """Particles by number, series by series."""
+    """Particles by number, series by series; in float64, as a vague start takes all digits of float32."""
+    data = _doubled(data)
     blank = jax.tree.map(lambda leaf: np.zeros_like(leaf[0]), data)
-    params, start = compiled(_before, snapshot.smc)(snapshot.population, numbers, blank)
+    population = replace(snapshot.population, params=_doubled(snapshot.population.params))
+    params, start = compiled(_before, snapshot.smc)(population, numbers, blank)
     return Share(snapshot.smc, params, start, data)
+
+
+def _doubled(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, tree)
 
 
 def _before(smc: SMC2, population: Population, numbers: Array, blank: Observation) -> tuple[PyTree, PyTree]:
