@@ -95,6 +95,19 @@ def test_trajectories(engine):
     assert not np.array_equal(path, engine.smooth(draws=2000, seed=2)["trajectory"])
 
 
+def test_a_vague_start_in_float32():
+    """In float32 the way back took a difference of numbers 1e6 times as large as what is left of it."""
+    vague, y = ss.models.LocalLinearTrend(initial_sd=(1e3, 1e3)), data()[:30]
+    y[:3] = 0.3, -0.2, 0.4
+    same = {"n_particles": 2, "runs": 1, "ess_threshold": 1e-3}
+    engines = [ss.Engine(vague, PRIOR, dtype=dtype, **same) for dtype in ("float32", "float64")]
+    for engine in engines:
+        engine.update(y)
+    rough, fine = (engine.smooth() for engine in engines)
+    np.testing.assert_allclose(rough["sd"], fine["sd"], rtol=1e-3)
+    np.testing.assert_allclose(rough["mean"], fine["mean"], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("engine", ["sequential"], indirect=True)
 def test_a_share_of_the_particles_at_a_time(engine, monkeypatch):
     whole = engine.smooth()

@@ -73,8 +73,10 @@ def forecast_fan(  # noqa: PLR0913
     numbers = _channels(engine, channel)
     if times is not None and index is not None:
         raise InputError("index: with times= the time stamps are the labels; leave one of the two out")
-    when = {"h": h} if times is None else {"times": times}
-    ahead = engine.forecast(**when, inputs=inputs, noise_sd=noise_sd, quantiles=_LEVELS) if h else None
+    ahead = None
+    if h or times is not None:
+        future = h if times is None else None
+        ahead = engine.forecast(future, times=times, inputs=inputs, noise_sd=noise_sd, quantiles=_LEVELS)
     if "when" in steps.coords and index is None:
         steps = steps.sortby("when")  # late rows in their place
     x, ahead_x, numbered = _times(engine, steps, index, h, ahead)
