@@ -12,7 +12,7 @@ from smcssm import kalman
 from smcssm.core import AbstractFilter, AbstractLinearGaussian, FilterInfo, Observation, Status, System, in_turn
 from smcssm.gaussian import Gaussian, affine, normal, normal_cdf
 from smcssm.kalman.smoother import Backward, Reverse
-from smcssm.linalg import rows, stack, vector
+from smcssm.linalg import in_one_kernel, rows, stack, vector
 
 
 class Kalman(AbstractFilter):
@@ -38,6 +38,9 @@ class Kalman(AbstractFilter):
     ) -> tuple[Gaussian, FilterInfo]:
         """Predict over dt and update on the values that are present."""
         del key
+        return in_one_kernel(self._step, params, belief, obs)
+
+    def _step(self, params: PyTree[Array], belief: Gaussian, obs: Observation) -> tuple[Gaussian, FilterInfo]:
         system = self.model.matrices(params, obs)
         belief, innovation = kalman.step(belief, system, obs.y, obs.mask, obs.dt)
         pit = jnp.where(obs.mask, normal_cdf((obs.y - innovation.mean) / innovation.sd), jnp.nan)

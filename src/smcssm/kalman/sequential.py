@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.core import Matrix, Observation, System
 from smcssm.gaussian import Gaussian
-from smcssm.linalg import rows, stack, vector
+from smcssm.linalg import in_one_kernel, rows, stack, vector
 from smcssm.linalg.entries import Entry, Rows, dot, is_zero, matvec, multiply
 from smcssm.linalg.panels import Column, Panel, fence, panels, spread, triangular_columns
 
@@ -91,8 +91,11 @@ def filter(
 ) -> tuple[Gaussian, PyTree]:
     """The belief after many rows ``[t, ..., s, 1]``, one after the other, and what is kept of each ``[t, ...]``."""
 
+    def one(params: PyTree, belief: Gaussian, obs: Observation) -> tuple[Gaussian, Innovation]:
+        return step(belief, system(params, obs), obs.y, obs.mask, obs.dt)
+
     def row(belief: Gaussian, obs: Observation) -> tuple[Gaussian, PyTree]:
-        belief, innovation = step(belief, system(params, obs), obs.y, obs.mask, obs.dt)
+        belief, innovation = in_one_kernel(one, params, belief, obs)
         return belief, keep(belief, innovation)
 
     # Backwards a row is computed anew from the belief before it: storing all it went through takes six times as long.

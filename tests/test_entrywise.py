@@ -1,0 +1,45 @@
+"""A step of the Kalman filter entry by entry, as it is done on a GPU, equals the step as it stands."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import smcssm as ss
+from smcssm import gp
+from smcssm.core import Observation
+from smcssm.filters import Kalman
+from smcssm.gaussian import Gaussian
+from smcssm.linalg import entrywise as module
+from smcssm.linalg.entrywise import entrywise
+
+S, N = 2, 3
+MODELS = {
+    "level": ss.models.LocalLevel(),
+    "trend": ss.models.LocalLinearTrend(),
+    "two channels": ss.models.ConstantVelocity(),
+    "autoregression": ss.models.AR(3) + ss.models.Noise(),
+    "process": ss.models.GP(gp.SHO("omega", 3.0, "sigma"), name="gp") + ss.models.Noise(),
+}
+
+
+def a_step(model, seed=0):
+    """The step of a model, parameters, a belief, and an observation of which one value is missing."""
+    rng = np.random.default_rng(seed)
+    nx, ny = len(model.state_names), len(model.channel_names)
+    params = {name: jnp.asarray(rng.uniform(0.2, 0.6, (*shape, S, N))) for name, shape in model.parameters.items()}
+    chol = jnp.asarray(np.tril(rng.normal(size=(S, N, nx, nx))).transpose(2, 3, 0, 1))
+    belief = Gaussian(jnp.asarray(rng.normal(size=(nx, S, N))), chol)
+    mask = np.ones((ny, S, 1), bool)
+    mask[0, 1] = False
+    y, dt = jnp.asarray(np.where(mask, rng.normal(size=mask.shape), 0.0)), jnp.asarray(rng.uniform(0.5, 1, (S, 1)))
+    return Kalman(model)._step, params, belief, Observation(y, jnp.asarray(mask), dt, jnp.ones((S, 1), int))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_equals_the_step_as_it_stands(name, x64):
+    f, *args = a_step(MODELS[name])
+    told, plain = (jax.jit(lambda *a, run=run: run(*a))(*args) for run in (lambda *a: entrywise(f, *a), f))
+    for a, b in zip(jax.tree.leaves(told), jax.tree.leaves(plain), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
