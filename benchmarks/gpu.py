@@ -10,6 +10,7 @@ with the same likelihoods; and an engine with a prior from functions takes a str
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -73,16 +74,18 @@ def population_step(name: str, series: int, n: int, dtype: str) -> dict[str, Any
     runtime = engine._runtime
     smc, population, blank = runtime.smc, runtime.state.population, runtime.blank()
 
-    def many(population: Population, obs: Any) -> Any:
+    def many(population: Population, obs: Any, noise: Any) -> Any:
         def step(i: Any, state: Any) -> Any:
-            return stepped(observe(smc, with_stepped(population, state), obs)[0])
+            row = replace(obs, y=noise[i].astype(obs.y.dtype))
+            return stepped(observe(smc, with_stepped(population, state), row)[0])
 
         return jax.lax.fori_loop(0, STEPS, step, stepped(population))
 
     with jax.enable_x64(True):
         obs = jax.tree.map(jnp.asarray, blank)
-        obs = type(obs)(jnp.zeros_like(obs.y) + 0.1, jnp.ones_like(obs.mask), jnp.ones_like(obs.dt), obs.index)
-        first, seconds = timed(jax.jit(many), population, obs)
+        obs = replace(obs, mask=jnp.ones_like(obs.mask), dt=jnp.ones_like(obs.dt))
+        noise = jnp.asarray(np.random.default_rng(0).standard_normal((STEPS, *obs.y.shape)))
+        first, seconds = timed(jax.jit(many), population, obs, noise)
         p = population
         moved = 2 * size_of(p.belief, p.log_weight, p.log_lik, p.pending) + size_of(p.params, p.z)
     return {"first": first, "seconds": seconds / STEPS, "bytes": moved}

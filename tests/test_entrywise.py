@@ -10,7 +10,6 @@ from smcssm import gp
 from smcssm.core import Observation
 from smcssm.filters import Kalman
 from smcssm.gaussian import Gaussian
-from smcssm.linalg import entrywise as module
 from smcssm.linalg.entrywise import entrywise
 
 S, N = 2, 3
@@ -27,7 +26,8 @@ def a_step(model, seed=0):
     """The step of a model, parameters, a belief, and an observation of which one value is missing."""
     rng = np.random.default_rng(seed)
     nx, ny = len(model.state_names), len(model.channel_names)
-    params = {name: jnp.asarray(rng.uniform(0.2, 0.6, (*shape, S, N))) for name, shape in model.parameters.items()}
+    sized = zip(model.names, model.shapes, strict=True)
+    params = {name: jnp.asarray(rng.uniform(0.2, 0.6, (*shape, S, N))) for name, shape in sized}
     chol = jnp.asarray(np.tril(rng.normal(size=(S, N, nx, nx))).transpose(2, 3, 0, 1))
     belief = Gaussian(jnp.asarray(rng.normal(size=(nx, S, N))), chol)
     mask = np.ones((ny, S, 1), bool)

@@ -202,7 +202,7 @@ def test_threads_interrupts_and_forks():
     assert engine.step(1.0).t == T + 601
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what hits the garbage collector is lost
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the garbage collector swallows some
 def test_an_interrupt_at_any_moment_leaves_the_engine_usable():
     engine, clean = (ss.Engine(MODEL, **OPTIONS) for _ in range(2))
     rng, taken = np.random.default_rng(5), 0

@@ -26,18 +26,21 @@ import math
 import operator
 from collections.abc import Callable
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from smcssm.core import Matrix, Observation, System
 from smcssm.gaussian import Gaussian
 from smcssm.kalman import sequential
 from smcssm.kalman.sequential import Keep, SystemOf, dense
+from smcssm.linalg import in_one_kernel
 from smcssm.linalg.dense import extended
 from smcssm.linalg.entries import Rows, is_zero, multiply, rows, vector
+from smcssm.linalg.entrywise import at_entry, scan_entries
 from smcssm.linalg.panels import fence
 
 
@@ -115,7 +118,9 @@ def prefixes[T](combine: Callable[[T, T], T], elements: T, blocks: int) -> T:
         distance = 1 << i
         earlier = jax.tree.map(lambda leaf: shift(leaf, distance, blocks), elements)
         return jax.tree.map(
-            lambda new, old: jnp.where(_number(old, blocks) >= distance, new, old), combine(earlier, elements), elements
+            lambda new, old: jnp.where(_number(old, blocks) >= distance, new, old),
+            in_one_kernel(combine, earlier, elements),
+            elements,
         )
 
     return jax.lax.fori_loop(0, math.ceil(math.log2(blocks)), one_round, elements)
@@ -135,8 +140,11 @@ def _number(leaf: Array, blocks: int) -> Array:
 def _elements(system: SystemOf, params: PyTree, start: Gaussian, rows: Observation, blocks: int) -> Element:
     """Pass 1."""
 
+    def one(params: PyTree, element: Element, obs: Observation) -> Element:
+        return over(element, system(params, obs), obs)
+
     def row(element: Element, obs: Observation) -> tuple[Element, None]:
-        return over(element, system(params, obs), obs), None
+        return in_one_kernel(one, params, element, obs), None
 
     return jax.lax.scan(row, _nothing(start, blocks), rows)[0]
 
@@ -187,13 +195,13 @@ def _after(earlier: Element, later: Element) -> Element:
     means = dense(take, jnp.concatenate([earlier.A, earlier.given.mean[:, None]], 1))
     means = means.at[:, -1].add(jnp.concatenate([-zeta, later.given.mean]))
 
-    def condition(means: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+    def condition(means: Array, at: tuple[Any, Array]) -> tuple[Array, Array]:
         i, column = at
-        pivot, row = (jax.lax.dynamic_index_in_dim(a, i, keepdims=False) for a in (column, means))
+        pivot, row = at_entry(column, i), at_entry(means, i)
         w = fence(-row / pivot[None])
         return means + column[:, None] * w[None], w
 
-    means, w = jax.lax.scan(condition, means, (jnp.arange(x), jnp.moveaxis(joint[:, :x], 1, 0)))
+    means, w = scan_entries(condition, means, (np.arange(x), jnp.moveaxis(joint[:, :x], 1, 0)))
     about = _with_rows(earlier.about, -w[:, :-1], w[:, -1])
     return Element(means[x:, :-1], Gaussian(means[x:, -1], joint[x:, x:]), about, earlier.exists & later.exists)
 

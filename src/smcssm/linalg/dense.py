@@ -7,10 +7,13 @@ once per block of rows, rather than at each step.
 
 from __future__ import annotations
 
-import jax
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from smcssm.linalg.entrywise import at_entry, scan_entries
 from smcssm.linalg.panels import reflect
 
 
@@ -22,13 +25,13 @@ def triangularise_dense(A: Float[Array, "x k *shape"]) -> Float[Array, "x x *sha
 def extended(L: Float[Array, "r x *shape"], X: Float[Array, "r k *shape"]) -> Float[Array, "r x *shape"]:
     """The first x columns of a lower-triangular M with M M' = L L' + X X', those of L being lower triangular."""
 
-    def next_column(X: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+    def next_column(X: Array, at: tuple[Any, Array]) -> tuple[Array, Array]:
         i, column = at
-        pivot, row = (jax.lax.dynamic_index_in_dim(a, i, keepdims=False) for a in (column, X))
+        pivot, row = at_entry(column, i), at_entry(X, i)
         _, column, (X,) = reflect(pivot, column, [row], [X])
         return X, column
 
-    _, columns = jax.lax.scan(next_column, X, (jnp.arange(L.shape[1]), jnp.moveaxis(L, 1, 0)))
+    _, columns = scan_entries(next_column, X, (np.arange(L.shape[1]), jnp.moveaxis(L, 1, 0)))
     M = jnp.moveaxis(columns, 0, 1)
     below = jnp.arange(M.shape[0])[:, None] >= jnp.arange(M.shape[1])[None]
     return jnp.where(below.reshape((*below.shape, *(1 for _ in M.shape[2:]))), M, 0.0)

@@ -19,7 +19,8 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import PyTree
 
-MOST = 2500  # operations on entries; of more, compiling takes minutes and registers run out
+FEW = 8  # rows
+MOST = 4000  # operations on entries; of more, compiling takes minutes and registers run out
 Entries = np.ndarray
 """An array of objects: arrays ``[s, n]``, or of size 1 along either axis, or numbers; it ends in [1, 1]."""
 
@@ -31,6 +32,23 @@ class NotEntrywise(Exception):
 def in_one_kernel(f: Callable[..., PyTree], *args: PyTree) -> PyTree:
     """``f(*args)``; on a GPU entry by entry."""
     return f(*args) if jax.default_backend() == "cpu" else entrywise(f, *args)
+
+
+def scan_entries(f: Callable[[Any, Any], tuple[Any, Any]], carry: PyTree, rows: PyTree) -> tuple[PyTree, PyTree]:
+    """``lax.scan``, on a CPU; on a GPU, of up to ``FEW`` rows, written out, so that it can be done entry by entry."""
+    count = len(jax.tree.leaves(rows)[0])
+    if jax.default_backend() == "cpu" or count > FEW:
+        return jax.lax.scan(f, carry, rows)
+    out = []
+    for i in range(count):
+        carry, told = f(carry, jax.tree.map(lambda leaf: leaf[i], rows))  # noqa: B023
+        out.append(told)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *out)
+
+
+def at_entry(a: jax.Array, i: Any) -> jax.Array:
+    """``a[i]``, where i may be known only when running, as in a scan."""
+    return jax.lax.dynamic_index_in_dim(a, i, keepdims=False) if isinstance(i, jax.Array) else a[int(i)]
 
 
 def entrywise(f: Callable[..., PyTree], *args: PyTree) -> PyTree:
