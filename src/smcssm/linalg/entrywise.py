@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 from jaxtyping import PyTree
 
 FEW = 8  # rows
@@ -95,18 +94,18 @@ class _Run:
     def __init__(self, most: int) -> None:
         self.left = most
 
-    def __call__(self, jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Entries]) -> list[Entries]:
+    def __call__(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Entries]) -> list[Entries]:
         known: dict[Any, Entries] = dict(zip(jaxpr.constvars, map(_constant, consts), strict=True))
         known |= dict(zip(jaxpr.invars, args, strict=True))
 
         def read(v: Any) -> Entries:
-            return _constant(np.asarray(v.val, v.aval.dtype)) if isinstance(v, core.Literal) else known[v]
+            return _constant(np.asarray(v.val, v.aval.dtype)) if hasattr(v, "val") else known[v]
 
         for eqn in jaxpr.eqns:
             known.update(zip(eqn.outvars, self._one(eqn, [read(v) for v in eqn.invars]), strict=True))
         return [read(v) for v in jaxpr.outvars]
 
-    def _one(self, eqn: core.JaxprEqn, args: list[Entries]) -> Sequence[Entries]:
+    def _one(self, eqn: Any, args: list[Entries]) -> Sequence[Entries]:
         name = eqn.primitive.name
         if name in _ARITHMETIC:
             return [self._arithmetic(eqn, args)]
@@ -116,11 +115,10 @@ class _Run:
             return [self._reduced(_REDUCED[name], eqn.params["axes"], args[0])]
         if name in _CALLED:
             inner = next(eqn.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in eqn.params)
-            closed = isinstance(inner, core.ClosedJaxpr)
-            return self(inner.jaxpr if closed else inner, inner.consts if closed else (), args)
+            return self(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), args)
         raise NotEntrywise(name)
 
-    def _arithmetic(self, eqn: core.JaxprEqn, args: list[Entries]) -> Entries:
+    def _arithmetic(self, eqn: Any, args: list[Entries]) -> Entries:
         """Entry by entry; entries that are the same object, of a broadcast array, once."""
         shape, seen = eqn.outvars[0].aval.shape, {}
         out, args = np.empty(shape, object), [np.broadcast_to(a, shape) for a in args]
