@@ -97,7 +97,8 @@ def check_order(smc: SMC2, key: Any, z: Float[np.ndarray, "z n"]) -> None:
         ModelError: likewise; or a key that is no hyperparameter with one value for each regime.
     """
     _regimes(smc)
-    known = [name for name, axes in smc.filter.model.per_regime.items() if axes == 1]
+    model: Any = smc.filter.model
+    known = [name for name, axes in model.per_regime.items() if axes == 1]
     if key not in known:
         raise ModelError(f"order={key!r}: expected a hyperparameter with a value for each regime: {', '.join(known)}")
     for at, swap in _swaps(smc, z):
