@@ -87,6 +87,7 @@ class FilterInfo(NamedTuple):
 
     ``log_lik`` is log p(y_t | y_1:t-1, theta) over the values that are present. ``mean``, ``sd`` and ``pit`` are of
     the one-step predictive, channel by channel, before y_t was used; they exist for missing values as well (pit NaN).
+    ``draw`` is a draw from it, where mean and sd do not tell its shape and the model can draw.
     """
 
     log_lik: Float[Array, "s n"]
@@ -94,6 +95,7 @@ class FilterInfo(NamedTuple):
     sd: Float[Array, "y s n"]
     pit: Float[Array, "y s n"]
     status: Int[Array, "s n"]
+    draw: Float[Array, "y s n"] | None = None
 
 
 class AbstractPrior(eqx.Module):

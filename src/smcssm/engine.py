@@ -27,7 +27,7 @@ from smcssm.ingest import future, one, to_block
 from smcssm.journal import Journal
 from smcssm.late import Policy, Refuse
 from smcssm.over_runs import across, log_mean, over_runs
-from smcssm.readout.scores import running
+from smcssm.readout.scores import Forecasts, running
 from smcssm.record import Ring, StepInfo, StepInfos
 from smcssm.runtime import Rows, Runtime
 from smcssm.snapshot import Snapshot
@@ -332,17 +332,18 @@ class Engine:
         if self._ring is not None:
             seen = block.mask[..., 0] & (rows.row.status[:, None, 0] != Status.IMPOSSIBLE)
             y, least = np.where(seen, block.y[..., 0], np.nan), across(np.min, rows.row.least_ess)
-            sums = self._scored(t, y, infos)
+            sums = self._scored(t, y, infos, across(np.mean, rows.row.crps))
             columns = {**vars(infos), "y": y, "least_ess": least, "quantiles": quantiles, **sums}
             self._ring.write(t, columns if stamps is None else {**columns, "when": stamps})
         return infos
 
-    def _scored(self, t: int, y: np.ndarray, infos: StepInfos) -> dict[str, np.ndarray]:
+    def _scored(self, t: int, y: np.ndarray, infos: StepInfos, crps: np.ndarray) -> dict[str, np.ndarray]:
         """Running sums of scores after each row, which go on from the row before."""
         last = self._ring.row(t) if self._ring is not None else {}
-        mean, sd, pit = (a.reshape(y.shape) for a in (infos.predictive_mean, infos.predictive_sd, infos.pit))
+        each = (infos.predictive_mean, infos.predictive_sd, infos.pit, crps)
+        told = Forecasts(*(a.reshape(y.shape) for a in each))
         return {
-            "scores": running(y, mean, sd, pit, last.get("scores")),
+            "scores": running(y, told, last.get("scores")),
             "log_score": np.cumsum([*last.get("log_score", np.zeros(1)), *infos.log_predictive])[1:],
             "scored": last.get("scored", np.zeros(1, int)) + np.cumsum(~np.isnan(y).all(axis=1)),
         }
@@ -469,8 +470,8 @@ class Engine:
             seed: of the draws, and of inner particles.
             order: of exchangeable regimes, as in ``summary``.
 
-        Of regimes also their ``probability``, dims (time, regime); of a Rao-Blackwellised filter nothing else. Where
-        observations came with a time the coordinate ``when`` has it, dates in UTC.
+        Of regimes also their ``probability``, dims (time, regime). Where observations came with a time the coordinate
+        ``when`` has it, dates in UTC.
         """
         assemble.check_smoothing(lag, draws, seed)
         return readout.smooth(self.snapshot(order), lag, draws, seed)
