@@ -197,6 +197,25 @@ class AbstractConditionallyGaussian(AbstractModel):
         All regimes and their transition probabilities, or draws (then the weights do so in expectation).
         """
 
+    @property
+    def guided(self) -> bool:
+        """Whether there is a ``propose``. A hook."""
+        return False
+
+    def propose(
+        self,
+        key: Array,
+        params: PyTree[Array],
+        u: Array,
+        obs: Observation,
+        ahead: tuple[Float[Array, "y m s n"], Float[Array, "y m s n"]],
+    ) -> tuple[Array, Float[Array, "k m s n"]]:
+        """Successors with y_t in sight; ``ahead`` are its mean and sd, of every channel, as if u stayed. A hook.
+
+        Log weights are those of ``successors``, over the probability or density with which they were drawn.
+        """
+        raise NotImplementedError
+
     @abc.abstractmethod
     def transit(self, key: Array, params: PyTree[Array], u: Array, obs: Observation) -> Array:
         """One draw of what follows each u ``[s, n]``."""

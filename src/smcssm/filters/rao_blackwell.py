@@ -2,8 +2,8 @@
 
 An inner particle is a value u of the hidden chain, a weight W and the Gaussian of x given the path that led to u:
 
-    for each particle j and each u' that may follow u_j:              all K regimes, or one draw
-        w_j,u' = W_j P(u' | u_j)                                      predictive weights
+    for each particle j and each u' that may follow u_j:              all K regimes, or one draw from P or a guide q
+        w_j,u' = W_j P(u' | u_j)  or  W_j P(u' | u_j) / q(u')         predictive weights
         (m, L)_j,u', l_j,u' = one Kalman step of (m, L)_j with the matrices of u'
     log_lik = log sum w exp(l)
     reduce the K M candidates, weights w exp(l), to M                 see `collapse`; divide by exp(log_lik)
@@ -129,9 +129,10 @@ class RaoBlackwell(AbstractRandomFilter):
     ) -> tuple[Branches, FilterInfo, Int[Array, "m s n"]]:
         """A step, and the number of the particle that each of the new ones comes from."""
         key_u, key_m = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
-        u, log_factor = self.model.successors(key_u, params, belief.u, obs)
+        here = inside(obs)
+        u, log_factor = self._successors(key_u, params, belief, obs)
         before = belief.log_weight[None] + log_factor
-        system, here = self.model.matrices(params, u, obs), inside(obs)
+        system = self.model.matrices(params, u, obs)
         after, innovation = _kalman(Gaussian(belief.mean, belief.chol), system, here, before)
         weight = jnp.where(jnp.isneginf(before), -jnp.inf, before + innovation.log_lik)
         log_lik = logsumexp(weight, axis=(0, 1))
@@ -146,6 +147,17 @@ class RaoBlackwell(AbstractRandomFilter):
         ancestor = places % self.inner(belief)  # of each branch candidates are numbered alike
         path = None if belief.path is None else taken(jnp.concatenate([belief.u[None], belief.path[:-1]]), ancestor)
         return Branches(u, log_weight, mean, chol, path), info, ancestor
+
+    def _successors(
+        self, key: Array, params: PyTree[Array], belief: Branches, obs: Observation
+    ) -> tuple[Array, Float[Array, "k m s n"]]:
+        """From the dynamics of u, or from the model's guide."""
+        if not self.model.guided:
+            return self.model.successors(key, params, belief.u, obs)
+        system, like = self.model.matrices(params, belief.u[None], obs), belief.log_weight[None]
+        _, innovation = _kalman(Gaussian(belief.mean, belief.chol), system, inside(obs), like)
+        ahead = innovation.mean[:, 0], innovation.sd[:, 0]
+        return self.model.propose(key, params, belief.u, obs, ahead)
 
     def _reduce(self, key: Array, log_weight: Float[Array, "c s n"], m: int) -> collapse.Reduced:
         if len(log_weight) == m:
