@@ -181,6 +181,8 @@ class AbstractConditionallyGaussian(AbstractModel):
 
     regime_names: eqx.AbstractVar[tuple[str, ...]]
     """The values of u, counted from 0, where they are finitely many; none where u is a number drawn at random."""
+    guided: eqx.AbstractVar[bool]
+    """Whether there is a ``propose``."""
 
     @abc.abstractmethod
     def start(
@@ -196,11 +198,6 @@ class AbstractConditionallyGaussian(AbstractModel):
 
         All regimes and their transition probabilities, or draws (then the weights do so in expectation).
         """
-
-    @property
-    def guided(self) -> bool:
-        """Whether there is a ``propose``. A hook."""
-        return False
 
     def propose(
         self,
