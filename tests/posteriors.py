@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pymc as pm
 from scipy import stats
+from scipy.interpolate import CubicSpline
 from scipy.special import logsumexp
 
 import smcssm as ss
@@ -36,13 +37,15 @@ class Case(NamedTuple):
     box: tuple
     log_prior: object
     matrices: object
+    log_likelihood: object = None  # of y over the axes of a grid, where the state is not linear and Gaussian
+    size: int | None = None  # of a grid along each axis
 
     def answer(self, y, size=None, keep=1.0):
         """The posterior at the end of y, by quadrature: a coarse pass finds the box that a fine one fills.
 
         ``keep`` multiplies the log-likelihood so far at each step; the evidence then is the sum of log predictives.
         """
-        size = size or {2: 200, 3: 64}[len(self.names)]
+        size = size or self.size or {2: 200, 3: 64}[len(self.names)]
         box = self.box
         for _ in range(2):
             grids = [low + (np.arange(size) + 0.5) * (high - low) / size for low, high in box]
@@ -56,8 +59,17 @@ class Case(NamedTuple):
 
     def _weights(self, y, grids, box, keep):
         theta = np.meshgrid(*grids, indexing="ij")
-        m, P, F, Q, d, R = self.matrices(*theta)
         log_prior = self.log_prior(*theta) + sum(np.log((b - a) / len(g)) for (a, b), g in zip(box, grids, strict=True))
+        if self.log_likelihood is None:
+            log_lik, forgotten = self._linear(y, theta, log_prior, keep)
+        else:
+            log_lik, forgotten = self.log_likelihood(y, *grids), 0.0
+        log_evidence = logsumexp(log_prior + log_lik)
+        return np.exp(log_prior + log_lik - log_evidence), float(log_evidence + forgotten)
+
+    def _linear(self, y, theta, log_prior, keep):
+        """By a Kalman filter at every point of the grid; and what was forgotten of the evidence."""
+        m, P, F, Q, d, R = self.matrices(*theta)
         log_lik, forgotten = np.zeros_like(log_prior), 0.0
         for t, value in enumerate(y):
             if keep < 1:
@@ -70,8 +82,7 @@ class Case(NamedTuple):
                 v = value - m - d
                 log_lik = log_lik - 0.5 * (np.log(2 * np.pi * S) + v * v / S)
                 m, P = m + P / S * v, P * R / S
-        log_evidence = logsumexp(log_prior + log_lik)
-        return np.exp(log_prior + log_lik - log_evidence), float(log_evidence + forgotten)
+        return log_lik, forgotten
 
 
 def _around(p, g, box):
@@ -82,9 +93,11 @@ def _around(p, g, box):
 
 
 def _quantiles(p, g):
+    """Of masses of cells, the distribution function smooth between their edges."""
     step = g[1] - g[0]
     edges = np.concatenate([[g[0] - step / 2], g + step / 2])
-    return np.interp(LEVELS, np.concatenate([[0.0], np.cumsum(p)]), edges)
+    x = np.linspace(edges[0], edges[-1], 50 * len(edges))
+    return np.interp(LEVELS, CubicSpline(edges, np.concatenate([[0.0], np.cumsum(p)]))(x), x)
 
 
 def _half_normal(x, scale):

@@ -18,6 +18,7 @@ from smcssm.errors import ModelError
 from smcssm.filters import Particle
 from smcssm.filters.inner import stratified, systematic
 from smcssm.filters.particle import lagged
+from smcssm.resampling import crps_of_draws
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -136,6 +137,17 @@ def test_stochastic_volatility(scheme):
     cdf = np.array([p @ stats.norm.cdf(v, 0, np.exp(x / 2)) for p, v in zip(predicted, y, strict=True)])
     pit = np.asarray(info.pit)[:, 0, 0]
     assert np.isnan(pit[~SEEN]).all()
+    below = np.asarray(info.draw)[:, 0, 0] < y[:, None]
+    assert_mean((before * below)[SEEN].T, cdf[SEEN])
+    for t in (3, 9):  # the second one is an outlier
+        kept = predicted[t] > 1e-9
+        p, variance, folded = predicted[t][kept], np.exp(x[kept]), stats.norm.cdf(y[t], 0, np.exp(x[kept] / 2))
+        density = stats.norm.pdf(y[t], 0, np.sqrt(variance))
+        crps = p @ (y[t] * (2 * folded - 1) + 2 * variance * density)
+        crps -= p @ np.sqrt((variance[:, None] + variance) / (2 * np.pi)) @ p
+        w, draw = before[t] / before[t].sum(), np.asarray(info.draw)[t]
+        got = crps_of_draws(jnp.asarray(y[t : t + 1, None]), jnp.asarray(draw), jnp.asarray(w[None, None]))
+        assert abs(float(got[0, 0]) - crps) < 4 * np.abs(draw - y[t]).std() * np.sqrt(np.sum(w**2))
     assert_mean((before * pit)[SEEN].T, cdf[SEEN])
 
 

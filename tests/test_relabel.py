@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gridded
 import smcssm as ss
+from many_runs import assert_mean
 from smcssm.core import at_each_particle
 from smcssm.errors import ModelError
 from smcssm.filters import RaoBlackwell
@@ -40,7 +42,7 @@ def start(name):
     )
     assert not engine.update(Y).moved.any()
     runtime = engine._runtime
-    return runtime.smc, runtime.state.population, engine.snapshot().data()
+    return runtime.smc, runtime.state.population, engine.snapshot().data(), engine
 
 
 def replayed(smc, population, data):
@@ -59,7 +61,7 @@ def keys(seed):
 
 @pytest.mark.parametrize("name", ["two", "branches", pytest.param("three", marks=pytest.mark.slow)])
 def test_likelihoods_and_beliefs_are_those_of_the_new_names(name):
-    smc, population, data = start(name)
+    smc, population, data, _ = start(name)
     check(smc, np.asarray(population.z)[:, 0, :5])
     new = compiled(relabel, smc)(keys(0), population)
     stays = np.asarray((new.z == population.z).all(axis=(0, 1)))
@@ -77,7 +79,7 @@ def test_likelihoods_and_beliefs_are_those_of_the_new_names(name):
 
 
 def test_from_one_mode_it_goes_to_both_alike():
-    smc, population, data = start("two")
+    smc, population, data, _ = start("two")
     model, prior = smc.filter.model, smc.prior
 
     def first(z):
@@ -94,7 +96,7 @@ def test_from_one_mode_it_goes_to_both_alike():
 
 
 def test_three_regimes_take_all_six_orders():
-    smc, population, _ = start("three")
+    smc, population, *_ = start("three")
     before = at_each_particle(smc.prior.constrain)(population.z)["mean"]
     after = at_each_particle(smc.prior.constrain)(compiled(relabel, smc)(keys(1), population).z)["mean"]
     number = [tuple(np.searchsorted(np.sort(b), a)) for b, a in zip(before[:, 0].T, after[:, 0].T, strict=True)]
@@ -183,24 +185,63 @@ def test_models_without_exchangeable_regimes_are_refused():
 
 
 @pytest.mark.slow
-def test_an_engine_visits_both_names():
-    """Half of the particles have the first regime's mean above the second's, whatever the data."""
-    model, rng = ss.models.GaussianRegimes(2), np.random.default_rng(2)
-    y = np.where(np.arange(40) // 8 % 2, 2.0, 0.0) + 0.5 * rng.standard_normal(40)
-    options = dict(n_particles=N, runs=4, move=ss.moves.Metropolis(relabel=True))
-    engine = ss.Engine(model, model.default_prior(1.5), **options)
-    infos = engine.update(y)
-    assert infos.moved.sum() > 2
-    theta, w = engine.snapshot().theta(), engine.snapshot().weights()
-    share = np.sum(w * (theta["mean"][0] > theta["mean"][1]), axis=-1)
-    assert share.mean() == pytest.approx(0.5, abs=4 * (0.25 / (0.5 * N * 4)) ** 0.5)
-    spread = theta["mean"].std()
-    assert spread > 0.8  # both modes, not the middle
+@pytest.mark.parametrize("schedule", [ss.Immediate(), ss.Paced(budget=4)], ids=["immediate", "paced"])
+def test_a_symmetric_posterior_is_explored_in_both_modes_and_summarised_in_one_order(schedule):
+    """Half of the particles have the first level above the second; in order they have the moments of quadrature."""
+    y, runs = gridded.symmetric_data(100, 3), 8
+    mean, sd, log_evidence = gridded.symmetric_answer(y)
+    engine = ss.Engine(
+        gridded.SYMMETRIC,
+        gridded.SYMMETRIC_PRIOR,
+        n_particles=N,
+        runs=runs,
+        filter=RaoBlackwell(n_particles=8),
+        move=ss.moves.Metropolis(relabel=True),
+        schedule=schedule,
+    )
+    assert engine.update(y).moved.sum() > 2
+    snapshot = engine.snapshot()
+    w, level = snapshot.weights(), snapshot.theta()["level"]
+    share = np.sum(w * (level[0] > level[1]), axis=-1)
+    assert share.std() < 0.1
+    assert abs(share.mean() - 0.5) < 4 * share.std(ddof=1) / runs**0.5
+    assert abs(mean[1] - mean[0]) > 3 * sd.max()  # two modes
+    ordered = engine.snapshot("level").theta()["level"]
+    means = np.sum(w * ordered, axis=-1)
+    sds = np.sqrt(np.sum(w * (ordered - means[..., None]) ** 2, axis=-1))
+    ratio = np.exp(snapshot.log_evidence() - log_evidence)
+    for found, truth in ((means.T, mean), (sds.T, sd), (ratio, 1.0)):
+        assert_mean(found, truth)
+    table = engine.summary(order="level")
+    np.testing.assert_allclose(table["mean"], means.mean(axis=-1))
+    assert (np.abs(table["sd"] / sd - 1) < 0.2).all()
+    assert (engine.summary()["sd"] > 3 * sd.max()).all()  # over both names
+
+
+def test_readouts_in_one_order():
+    """Of each particle by itself: hyperparameters and probabilities are renamed together, nothing else changes."""
+    *_, engine = start("two")
+    snapshot, ordered = engine.snapshot(), engine.snapshot("mean")
+    w, theta, p = snapshot.weights(), snapshot.theta(), snapshot.regimes()
+    by_mean = np.argsort(theta["mean"], axis=0)
+    for name in ("mean", "sigma", "stay"):
+        np.testing.assert_allclose(ordered.theta()[name], np.take_along_axis(theta[name], by_mean, axis=0), rtol=1e-12)
+    p = np.take_along_axis(p, by_mean, axis=0)
+    np.testing.assert_allclose(ordered.regimes(), p)
+    np.testing.assert_allclose(engine.state(order="mean")["probability"], np.sum(w * p, axis=-1)[:, 0])
+    table = engine.summary(order="mean")
+    assert table["mean"]["mean[0]"] < table["mean"]["mean[1]"]
+    draws = engine.posterior(200, order="mean")["mean"].values
+    assert (draws[..., 0] <= draws[..., 1]).all()
+    assert engine.summary().equals(engine.summary())  # the engine's own names are as they were
+    smoothed = engine.smooth(order="mean")["probability"]
+    np.testing.assert_allclose(smoothed[-1], engine.state(order="mean")["probability"], rtol=1e-9)
+    with pytest.raises(ModelError, match="order='df': expected a hyperparameter with a value for each"):
+        engine.summary(order="df")
+    with pytest.raises(ModelError, match="does not say that its regimes are exchangeable"):
+        ss.Engine(ss.models.LocalLevel(), n_particles=16).summary(order="sigma_obs")
 
 
 def test_what_cannot_be_renamed_is_refused_when_the_engine_is_built():
     with pytest.raises(ModelError, match="does not say that its regimes are exchangeable"):
         ss.Engine(ss.models.LocalLevel(), move=ss.moves.Metropolis(relabel=True))
-    model = ss.models.GaussianRegimes(2)
-    with pytest.raises(ModelError, match="do not rename regimes yet"):
-        ss.Engine(model, model.default_prior(1.0), schedule=ss.Paced(), move=ss.moves.Metropolis(relabel=True))

@@ -87,6 +87,7 @@ class FilterInfo(NamedTuple):
 
     ``log_lik`` is log p(y_t | y_1:t-1, theta) over the values that are present. ``mean``, ``sd`` and ``pit`` are of
     the one-step predictive, channel by channel, before y_t was used; they exist for missing values as well (pit NaN).
+    ``draw`` is a draw from it, where mean and sd do not tell its shape and the model can draw.
     """
 
     log_lik: Float[Array, "s n"]
@@ -94,6 +95,7 @@ class FilterInfo(NamedTuple):
     sd: Float[Array, "y s n"]
     pit: Float[Array, "y s n"]
     status: Int[Array, "s n"]
+    draw: Float[Array, "y s n"] | None = None
 
 
 class AbstractPrior(eqx.Module):
@@ -179,6 +181,8 @@ class AbstractConditionallyGaussian(AbstractModel):
 
     regime_names: eqx.AbstractVar[tuple[str, ...]]
     """The values of u, counted from 0, where they are finitely many; none where u is a number drawn at random."""
+    guided: eqx.AbstractVar[bool]
+    """Whether there is a ``propose``."""
 
     @abc.abstractmethod
     def start(
@@ -194,6 +198,20 @@ class AbstractConditionallyGaussian(AbstractModel):
 
         All regimes and their transition probabilities, or draws (then the weights do so in expectation).
         """
+
+    def propose(
+        self,
+        key: Array,
+        params: PyTree[Array],
+        u: Array,
+        obs: Observation,
+        ahead: tuple[Float[Array, "y m s n"], Float[Array, "y m s n"]],
+    ) -> tuple[Array, Float[Array, "k m s n"]]:
+        """Successors with y_t in sight; ``ahead`` are its mean and sd, of every channel, as if u stayed. A hook.
+
+        Log weights are those of ``successors``, over the probability or density with which they were drawn.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def transit(self, key: Array, params: PyTree[Array], u: Array, obs: Observation) -> Array:

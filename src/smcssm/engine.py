@@ -27,7 +27,7 @@ from smcssm.ingest import future, one, to_block
 from smcssm.journal import Journal
 from smcssm.late import Policy, Refuse
 from smcssm.over_runs import across, log_mean, over_runs
-from smcssm.readout.scores import running
+from smcssm.readout.scores import Forecasts, running
 from smcssm.record import Ring, StepInfo, StepInfos
 from smcssm.runtime import Rows, Runtime
 from smcssm.snapshot import Snapshot
@@ -332,17 +332,18 @@ class Engine:
         if self._ring is not None:
             seen = block.mask[..., 0] & (rows.row.status[:, None, 0] != Status.IMPOSSIBLE)
             y, least = np.where(seen, block.y[..., 0], np.nan), across(np.min, rows.row.least_ess)
-            sums = self._scored(t, y, infos)
+            sums = self._scored(t, y, infos, across(np.mean, rows.row.crps))
             columns = {**vars(infos), "y": y, "least_ess": least, "quantiles": quantiles, **sums}
             self._ring.write(t, columns if stamps is None else {**columns, "when": stamps})
         return infos
 
-    def _scored(self, t: int, y: np.ndarray, infos: StepInfos) -> dict[str, np.ndarray]:
+    def _scored(self, t: int, y: np.ndarray, infos: StepInfos, crps: np.ndarray) -> dict[str, np.ndarray]:
         """Running sums of scores after each row, which go on from the row before."""
         last = self._ring.row(t) if self._ring is not None else {}
-        mean, sd, pit = (a.reshape(y.shape) for a in (infos.predictive_mean, infos.predictive_sd, infos.pit))
+        each = (infos.predictive_mean, infos.predictive_sd, infos.pit, crps)
+        told = Forecasts(*(a.reshape(y.shape) for a in each))
         return {
-            "scores": running(y, mean, sd, pit, last.get("scores")),
+            "scores": running(y, told, last.get("scores")),
             "log_score": np.cumsum([*last.get("log_score", np.zeros(1)), *infos.log_predictive])[1:],
             "scored": last.get("scored", np.zeros(1, int)) + np.cumsum(~np.isnan(y).all(axis=1)),
         }
@@ -355,8 +356,8 @@ class Engine:
         """
         return readout.scores(self.snapshot(), since)
 
-    def snapshot(self) -> Snapshot:
-        """An immutable view of this moment."""
+    def snapshot(self, order: str | None = None) -> Snapshot:
+        """An immutable view of this moment; of exchangeable regimes in the order of one of their hyperparameters."""
         with self._runtime.lock:
             state = self._runtime.state
             record = None if self._ring is None else self._ring.columns(state.clock.taken)
@@ -365,20 +366,24 @@ class Engine:
             data = partial(history.in_order, 0, state.length) if 0 < state.length == whole else None
             when = partial(history.stamps, state.length)
             smc, t = self._runtime.smc, state.clock.taken
-            return Snapshot(smc, state.population, t, record, data, when, state.last_move, state.log_evidence)
+            now = Snapshot(smc, state.population, t, record, data, when, state.last_move, state.log_evidence)
+        return now if order is None else now.in_order(order)
 
-    def summary(self) -> pd.DataFrame:
-        """The posterior of the hyperparameters: mean, sd, q05, q50, q95, mcse."""
-        return readout.summary(self.snapshot())
+    def summary(self, *, order: str | None = None) -> pd.DataFrame:
+        """The posterior of the hyperparameters: mean, sd, q05, q50, q95, mcse.
 
-    def state(self) -> xr.Dataset:
-        """Filtered mean and sd of the state, hyperparameters integrated out."""
-        return readout.state(self.snapshot())
+        ``order`` names a hyperparameter that exchangeable regimes are put in ascending order of, particle by particle.
+        """
+        return readout.summary(self.snapshot(order))
 
-    def posterior(self, draws: int = 1000, seed: int = 0) -> xr.Dataset:
-        """Equally weighted draws of the hyperparameters, dims (chain, draw)."""
+    def state(self, *, order: str | None = None) -> xr.Dataset:
+        """Filtered mean and sd of the state, hyperparameters integrated out; ``order`` as in ``summary``."""
+        return readout.state(self.snapshot(order))
+
+    def posterior(self, draws: int = 1000, seed: int = 0, *, order: str | None = None) -> xr.Dataset:
+        """Equally weighted draws of the hyperparameters, dims (chain, draw); ``order`` as in ``summary``."""
         assemble.check_counts(draws=draws, seed=seed)
-        return readout.posterior(self.snapshot(), draws, seed)
+        return readout.posterior(self.snapshot(order), draws, seed)
 
     def forecast(  # noqa: PLR0913
         self,
@@ -452,7 +457,9 @@ class Engine:
         table = table.assign(covariance=readout.covariance(now, rows)) if covariance else table
         return table if stamps is None else table.assign_coords(time=("step", stamps))
 
-    def smooth(self, lag: int | None = None, *, draws: int = 0, seed: int = 0) -> xr.Dataset:
+    def smooth(
+        self, lag: int | None = None, *, draws: int = 0, seed: int = 0, order: str | None = None
+    ) -> xr.Dataset:
         """Mean and sd of the state at every observation so far, given all of them; hyperparameters integrated out.
 
         Args:
@@ -461,12 +468,13 @@ class Engine:
             draws: how many joint trajectories to draw from each run, each with the hyperparameters of one particle:
                 ``trajectory``, dims (chain, draw, time, state). Exact filters alone draw them.
             seed: of the draws, and of inner particles.
+            order: of exchangeable regimes, as in ``summary``.
 
-        Of regimes also their ``probability``, dims (time, regime); of a Rao-Blackwellised filter nothing else. Where
-        observations came with a time the coordinate ``when`` has it, dates in UTC.
+        Of regimes also their ``probability``, dims (time, regime). Where observations came with a time the coordinate
+        ``when`` has it, dates in UTC.
         """
         assemble.check_smoothing(lag, draws, seed)
-        return readout.smooth(self.snapshot(), lag, draws, seed)
+        return readout.smooth(self.snapshot(order), lag, draws, seed)
 
     @property
     def record(self) -> xr.Dataset:
@@ -480,7 +488,14 @@ class Engine:
         """One verdict per item, with its remedy; warns of each failed item once."""
         return readout.diagnose(self.snapshot()).warn(self._told)
 
-    def to_arviz(self, draws: int | None = None, seed: int = 0, *, predictive: bool | None = None) -> xr.DataTree:
+    def to_arviz(
+        self,
+        draws: int | None = None,
+        seed: int = 0,
+        *,
+        predictive: bool | None = None,
+        order: str | None = None,
+    ) -> xr.DataTree:
         """Everything as an ``xarray.DataTree`` for ArviZ: posterior, prior, data, one-step forecasts.
 
         A chain is a run; by default it has as many draws as the run has particles, and at most 1000. Draws are copies
@@ -492,10 +507,11 @@ class Engine:
             seed: of them.
             predictive: also what each draw says of every observation given those before it: groups ``log_likelihood``
                 and ``posterior_predictive``, one pass over history. By default of exact filters, up to 2^24 numbers.
+            order: of exchangeable regimes, as in ``summary``; the record keeps the names that there were.
         """
         draws = min(1000, self._runtime.n_particles) if draws is None else draws
         assemble.check_counts(draws=draws, seed=seed)
-        return readout.to_arviz(self.snapshot(), draws, seed, predictive)
+        return readout.to_arviz(self.snapshot(order), draws, seed, predictive)
 
     def warmup(self, noise_sd: bool = False, exposure: bool = False) -> None:
         """Compile everything a stream needs, so that no later step waits for the compiler.

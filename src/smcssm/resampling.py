@@ -97,6 +97,21 @@ def weighted_quantile(
     return flat.reshape(*ordered.shape[:-1], levels.shape[0])
 
 
+def crps_of_draws(
+    y: Float[Array, "y s"], draws: Float[Array, "y s n"], weight: Float[Array, "1 s n"]
+) -> Float[Array, "y s"]:
+    """E|X - y| - E|X - X'| / 2, the continuous ranked probability score, from independent draws of X by weight.
+
+    Without bias: pairs of different draws alone count for E|X - X'| (Ferro 2014, doi:10.1002/qj.2270).
+    """
+    w = jnp.broadcast_to(weight, draws.shape)
+    order = jnp.argsort(jnp.where(w > 0, draws, jnp.inf), axis=-1)
+    w, x = (jnp.take_along_axis(a, order, axis=-1) for a in (w, jnp.where(w > 0, draws, 0.0)))
+    below, sum_below = jnp.cumsum(w, axis=-1) - w, jnp.cumsum(w * x, axis=-1) - w * x
+    apart = jnp.sum(w * (x * below - sum_below), axis=-1) / (1 - jnp.sum(w**2, axis=-1))
+    return jnp.sum(w * jnp.abs(x - y[..., None]), axis=-1) - apart
+
+
 def pareto_shape(log_weight: Float[Array, " n"]) -> Float[Array, ""]:
     """Shape k of a generalised Pareto law fitted to the largest weights; importance sampling is unreliable above 0.7.
 

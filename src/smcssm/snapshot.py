@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcssm.core import Observation, at_each_particle
+from smcssm.smc2 import relabel
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.population import SMC2, Population, at_full_exponent
 
@@ -59,6 +60,18 @@ class Snapshot(NamedTuple):
         with jax.enable_x64(True):
             found = compiled(_regimes, self.smc)(self.population.belief)
             return None if found is None else np.asarray(found)
+
+    def in_order(self, key: str) -> Snapshot:
+        """The same posterior with each particle's regimes in ascending order of a hyperparameter, say ``"sigma_obs"``.
+
+        Where regimes are exchangeable, means over all of their orders say nothing; those in one order do.
+
+        Raises:
+            ModelError: the model's regimes are not exchangeable, or the prior or ``key`` does not allow for it.
+        """
+        with jax.enable_x64(True):
+            relabel.check_order(self.smc, key, np.asarray(self.smc.prior.sample(jax.random.key(0), 4)[0]))
+            return self._replace(population=compiled(relabel.in_order, self.smc, key)(self.population))
 
     def log_evidence(self) -> np.ndarray:
         """log p(y_1:t) of each run."""

@@ -134,6 +134,11 @@ def uniform(key: Array, like: Float[Array, "s n"]) -> Float[Array, "s n"]:
     return jax.vmap(lambda k: jax.random.uniform(k, like.shape[-1:], like.dtype))(key)
 
 
+def fold_in(key: Array, use: int) -> Array:
+    """Another key of each series."""
+    return jax.vmap(lambda k: jax.random.fold_in(k, use))(key)
+
+
 def _relative(log_weight: Float[Array, "c s n"]) -> tuple[Float[Array, "c s n"], Float[Array, "s n"]]:
     """Weights with a largest one of 1, and its logarithm; all 0 where there is none or one is NaN."""
     top = jnp.max(log_weight, axis=0)

@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from smcssm.core import AbstractNonlinear, AbstractRandomFilter, FilterInfo, Observation, Status
 from smcssm.errors import ModelError
+from smcssm.filters.collapse import fold_in
 from smcssm.filters.inner import SCHEMES, normalise, running_sum, take, uniform
 
 METHODS = ("auto", "bootstrap", "guided", "auxiliary")
@@ -106,7 +107,8 @@ class Particle(AbstractRandomFilter):
         log_lik = jnp.where(seen[0], total, 0.0)
         path = None if start.path is None else jnp.concatenate([start.x[None], start.path[:-1]])
         new = Particles(self.model.settle(params, x, obs), new_weight, path)
-        return new, FilterInfo(log_lik, *told, jnp.full(total.shape, Status.OK, jnp.int8))
+        mean, sd, pit, draw = told
+        return new, FilterInfo(log_lik, mean, sd, pit, jnp.full(total.shape, Status.OK, jnp.int8), draw)
 
     def _resample(
         self, key: Array, params: PyTree[Array], belief: Particles, obs: Observation
@@ -150,8 +152,8 @@ class Particle(AbstractRandomFilter):
 
     def _predictive(
         self, key: Array, params: PyTree[Array], cloud: tuple[Array, Array, Array], obs: Observation
-    ) -> tuple[Array, Array, Array]:
-        """Mean, sd and PIT of y_t, from the x' before they are weighted, or from others if those have seen y_t."""
+    ) -> tuple[Array, Array, Array, Array | None]:
+        """Mean, sd, PIT and a draw of y_t, from the x' before they are weighted, or others if those have seen y_t."""
         start, x, log_weight = cloud
         of_x, of_y, of_pit = jnp.moveaxis(jax.vmap(lambda k: jax.random.split(k, 3))(key), 1, 0)
         if self._guided:
@@ -159,7 +161,7 @@ class Particle(AbstractRandomFilter):
         told = self.model.predictive(of_y, params, x, obs)
         if told is None:
             nothing = jnp.full((len(obs.y), *x.shape[-2:]), jnp.nan, x.dtype)
-            return nothing, nothing, nothing
+            return nothing, nothing, nothing, None
         w = jnp.exp(normalise(log_weight)[0])
         mean, sd, below, upto = told
 
@@ -169,7 +171,16 @@ class Particle(AbstractRandomFilter):
         centre, low, high = average(mean), average(below), average(upto)
         spread = jnp.sqrt(average(sd**2 + (mean - centre[:, None]) ** 2))
         pit = low + uniform(of_pit, centre[..., :1]) * (high - low)  # the same number for all: a mixture's PIT
-        return centre, spread, jnp.where(obs.mask[:, 0], pit, jnp.nan)
+        one = take(x, self._drawn(fold_in(of_pit, 1), w))
+        draw = self.model.sample_observation(fold_in(of_y, 1), params, one, obs)
+        return centre, spread, jnp.where(obs.mask[:, 0], pit, jnp.nan), None if draw is None else draw[:, 0]
+
+    def _drawn(self, key: Array, weight: Float[Array, "m s n"]) -> Int[Array, "1 s n"]:
+        """One of the particles, by its weight."""
+        total = running_sum(weight)
+        last = total[-1:]
+        index = jnp.sum(total <= uniform(key, last) * last, axis=0, keepdims=True, dtype=jnp.int32)
+        return jnp.minimum(index, len(total) - 1)
 
     @property
     def _guided(self) -> bool:
@@ -189,10 +200,7 @@ class Particle(AbstractRandomFilter):
 
     def draw(self, key: Array, belief: Particles) -> Float[Array, "x s n"]:
         """One of the particles, by its weight."""
-        total = running_sum(jnp.exp(belief.log_weight))
-        last = total[-1:]
-        index = jnp.sum(total <= uniform(key, last) * last, axis=0, keepdims=True, dtype=jnp.int32)
-        return take(belief.x, jnp.minimum(index, len(total) - 1))[:, 0]
+        return take(belief.x, self._drawn(key, jnp.exp(belief.log_weight)))[:, 0]
 
     def simulate(
         self, key: Array, params: PyTree[Array], state: Float[Array, "x s n"], obs: Observation

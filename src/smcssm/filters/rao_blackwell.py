@@ -2,8 +2,8 @@
 
 An inner particle is a value u of the hidden chain, a weight W and the Gaussian of x given the path that led to u:
 
-    for each particle j and each u' that may follow u_j:              all K regimes, or one draw
-        w_j,u' = W_j P(u' | u_j)                                      predictive weights
+    for each particle j and each u' that may follow u_j:              all K regimes, or one draw from P or a guide q
+        w_j,u' = W_j P(u' | u_j)  or  W_j P(u' | u_j) / q(u')         predictive weights
         (m, L)_j,u', l_j,u' = one Kalman step of (m, L)_j with the matrices of u'
     log_lik = log sum w exp(l)
     reduce the K M candidates, weights w exp(l), to M                 see `collapse`; divide by exp(log_lik)
@@ -121,14 +121,22 @@ class RaoBlackwell(AbstractRandomFilter):
         self, key: Array, params: PyTree[Array], belief: Branches, obs: Observation
     ) -> tuple[Branches, FilterInfo]:
         """Every successor of every particle, then M of them."""
+        new, info, _ = self.traced(key, params, belief, obs)
+        return new, info
+
+    def traced(
+        self, key: Array, params: PyTree[Array], belief: Branches, obs: Observation
+    ) -> tuple[Branches, FilterInfo, Int[Array, "m s n"]]:
+        """A step, and the number of the particle that each of the new ones comes from."""
         key_u, key_m = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
-        u, log_factor = self.model.successors(key_u, params, belief.u, obs)
+        here = inside(obs)
+        u, log_factor = self._successors(key_u, params, belief, obs)
         before = belief.log_weight[None] + log_factor
-        system, here = self.model.matrices(params, u, obs), inside(obs)
+        system = self.model.matrices(params, u, obs)
         after, innovation = _kalman(Gaussian(belief.mean, belief.chol), system, here, before)
         weight = jnp.where(jnp.isneginf(before), -jnp.inf, before + innovation.log_lik)
         log_lik = logsumexp(weight, axis=(0, 1))
-        info = _mixture(before, innovation, here, log_lik)
+        info = _mixture(before, innovation, here, log_lik, collapse.fold_in(key_m, 1))
         places, log_weight = self._reduce(key_m, _flat(weight), self.inner(belief))
         log_weight = log_weight - jnp.where(jnp.isfinite(log_lik), log_lik, 0.0)[None]
         u = taken(_flat(jnp.broadcast_to(u, before.shape)), places)
@@ -136,7 +144,20 @@ class RaoBlackwell(AbstractRandomFilter):
         lower = [taken(_flat(column[j:]), places) for j, column in enumerate(jnp.unstack(after.chol, axis=1))]
         above = [jnp.zeros((j, *mean.shape[1:]), mean.dtype) for j in range(len(mean))]
         chol = jnp.stack([jnp.concatenate(pair) for pair in zip(above, lower, strict=True)], axis=1)
-        return Branches(u, log_weight, mean, chol, _path(belief, places)), info
+        ancestor = places % self.inner(belief)  # of each branch candidates are numbered alike
+        path = None if belief.path is None else taken(jnp.concatenate([belief.u[None], belief.path[:-1]]), ancestor)
+        return Branches(u, log_weight, mean, chol, path), info, ancestor
+
+    def _successors(
+        self, key: Array, params: PyTree[Array], belief: Branches, obs: Observation
+    ) -> tuple[Array, Float[Array, "k m s n"]]:
+        """From the dynamics of u, or from the model's guide."""
+        if not self.model.guided:
+            return self.model.successors(key, params, belief.u, obs)
+        system, like = self.model.matrices(params, belief.u[None], obs), belief.log_weight[None]
+        _, innovation = _kalman(Gaussian(belief.mean, belief.chol), system, inside(obs), like)
+        ahead = innovation.mean[:, 0], innovation.sd[:, 0]
+        return self.model.propose(key, params, belief.u, obs, ahead)
 
     def _reduce(self, key: Array, log_weight: Float[Array, "c s n"], m: int) -> collapse.Reduced:
         if len(log_weight) == m:
@@ -173,12 +194,10 @@ class RaoBlackwell(AbstractRandomFilter):
     def draw(self, key: Array, belief: Branches) -> Hybrid:
         """A branch by its weight, and x from its Gaussian."""
         key_u, key_x = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
-        cumulative = jnp.cumsum(jnp.exp(belief.log_weight), axis=0)
-        point = collapse.uniform(key_u, cumulative[-1]) * cumulative[-1]
-        j = jnp.minimum(jnp.sum(cumulative <= point[None], axis=0), len(cumulative) - 1)
+        j = _one_of(key_u, jnp.exp(belief.log_weight))
 
         def of_branch(a: Array) -> Array:
-            return jnp.take_along_axis(a, j.reshape((1,) * (a.ndim - 2) + j.shape), axis=-3)[..., 0, :, :]
+            return taken(a, j)[..., 0, :, :]
 
         mean, chol = of_branch(belief.mean), of_branch(belief.chol)
         return Hybrid(of_branch(belief.u), mean + jnp.sum(chol * normal(key_x, mean)[None], axis=1))
@@ -205,14 +224,6 @@ def lagged(belief: Branches, n_regimes: int, first: int = 0) -> Float[Array, "l 
     u = belief.u[None] if belief.path is None else jnp.concatenate([belief.u[None], belief.path])
     w = jnp.exp(belief.log_weight)[None]
     return jnp.stack([jnp.sum(jnp.where(u[first:] == k, w, 0.0), axis=1) for k in range(n_regimes)], axis=1)
-
-
-def _path(belief: Branches, places: Int[Array, "m s n"]) -> Array | None:
-    """Values of u that lead to the candidates which fill the places; of each branch they are numbered alike."""
-    if belief.path is None:
-        return None
-    before = jnp.concatenate([belief.u[None], belief.path[:-1]])
-    return taken(before, places % len(belief.log_weight))
 
 
 def inside(obs: Observation) -> Observation:
@@ -278,7 +289,7 @@ def _arrays(system: System) -> tuple[list[Array], Callable[[list[Array]], System
 
 
 def _mixture(
-    before: Float[Array, "k m s n"], innovation: Any, obs: Observation, log_lik: Float[Array, "s n"]
+    before: Float[Array, "k m s n"], innovation: Any, obs: Observation, log_lik: Float[Array, "s n"], key: Array
 ) -> FilterInfo:
     """The one-step predictive: a mixture with the weights before y_t was used."""
     w = jnp.exp(before - logsumexp(before, axis=(0, 1), keepdims=True))[None]
@@ -288,4 +299,14 @@ def _mixture(
     pit = jnp.where(obs.mask[:, 0, 0], pit, jnp.nan)
     singular = jnp.any(~innovation.positive & (before > -jnp.inf), axis=(0, 1))
     status = jnp.where(singular, Status.NOT_POSITIVE_DEFINITE, Status.OK).astype(jnp.int8)
-    return FilterInfo(log_lik, mean, sd, pit, status)
+    one = _one_of(collapse.fold_in(key, 0), _flat(w[0]))
+    centre, spread = (taken(_flat(a), one)[:, 0] for a in (innovation.mean, innovation.sd))
+    draw = centre + spread * normal(collapse.fold_in(key, 1), centre)
+    return FilterInfo(log_lik, mean, sd, pit, status, draw)
+
+
+def _one_of(key: Array, weight: Float[Array, "m s n"]) -> Int[Array, "1 s n"]:
+    """The number of one of m, by its weight."""
+    cumulative = jnp.cumsum(weight, axis=0)
+    point = collapse.uniform(key, cumulative[-1]) * cumulative[-1]
+    return jnp.minimum(jnp.sum(cumulative <= point[None], axis=0, dtype=jnp.int32), len(cumulative) - 1)[None]

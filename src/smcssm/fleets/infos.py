@@ -10,7 +10,7 @@ import numpy as np
 
 from smcssm.core import Status
 from smcssm.fleets.runtime import State, Told
-from smcssm.readout.scores import running
+from smcssm.readout.scores import Forecasts, running
 from smcssm.record import StepInfo, StepInfos
 
 
@@ -104,8 +104,9 @@ def scored(sums: dict[str, np.ndarray], y: np.ndarray, told: Told) -> dict[str, 
     """Running sums of scores after a row ``y [channel, s]``, NaN missing: those of ``readout.scores``, per series."""
     row, s = told.row, told.taken
     seen = np.where(s & (row.status != Status.IMPOSSIBLE), y, np.nan)
-    values, mean, sd, pit = (np.ravel(a)[None] for a in (seen, row.predictive_mean, row.predictive_sd, row.pit))
-    after = running(values, mean, sd, pit, sums["scores"].reshape(1, y.size, -1))
+    each = (row.predictive_mean, row.predictive_sd, row.pit, row.crps)
+    forecasts = Forecasts(*(np.ravel(a)[None] for a in each))
+    after = running(np.ravel(seen)[None], forecasts, sums["scores"].reshape(1, y.size, -1))
     return {
         "scores": after.reshape(*y.shape, -1),
         "log_score": sums["log_score"] + np.where(s, told.log_predictive, 0.0),

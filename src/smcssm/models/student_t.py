@@ -3,7 +3,12 @@
     y_t = H x_t + d + sqrt(u_t) chol_R n_t,   1 / u_t ~ Gamma(df / 2, rate df / 2) independently,   n_t ~ N(0, I)
 
 so that the noise has a (multivariate) t law with df degrees of freedom and scale chol_R, while given u_t the model is
-linear and Gaussian. The filter draws u_t from its law; an outlier finds the draws that are large.
+linear and Gaussian. The filter draws u_t from its law, and an outlier finds the draws that are large; or from a guide
+that has seen y_t, of innovations v with variances S without noise, k channels that are present and r = diag chol_R:
+
+    1 / u_t ~ Gamma((df + k) / 2, rate (df + sum max(v² - S, 0) / r²) / 2)  or from its law, half of the time each
+
+(weights are at most 2, whatever the guide).
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import gammaln
 from jaxtyping import Array, Bool, Float, PyTree
 
 from smcssm.core import (
@@ -24,7 +30,7 @@ from smcssm.core import (
     Theta,
 )
 from smcssm.errors import ModelError
-from smcssm.linalg import rows, vector
+from smcssm.linalg import rows, stack, vector
 from smcssm.linalg.entries import multiply
 from smcssm.models.regimes import lift
 from smcssm.priors.base import Independent, LogNormal
@@ -36,12 +42,14 @@ class StudentT(AbstractConditionallyGaussian):
     Args:
         model: the model; its observation noise becomes the scale of the t law, the same factor for all channels.
         df: degrees of freedom; None makes them a hyperparameter, ``df``.
+        guided: whether scales are drawn with the observation in sight.
 
     Every row has a scale of its own, simultaneous ones too.
     """
 
     model: AbstractLinearGaussian
     df: float | None = None
+    guided: bool = True
 
     def __check_init__(self) -> None:
         """A model that has room for it."""
@@ -128,6 +136,35 @@ class StudentT(AbstractConditionallyGaussian):
         drawn = _scales(key, params["half"], u)[None]
         return drawn, jnp.zeros_like(drawn)
 
+    def propose(
+        self,
+        key: Array,
+        params: PyTree[Array],
+        u: Float[Array, "m s n"],
+        obs: Observation,
+        ahead: tuple[Float[Array, "y m s n"], Float[Array, "y m s n"]],
+    ) -> tuple[Float[Array, "1 m s n"], Float[Array, "1 m s n"]]:
+        """Draws from an even mixture of the law of u and the guide."""
+        (mean, sd), half = ahead, params["half"]
+        chol_R = stack(rows(self.model.matrices(params["model"], obs).chol_R), half)
+        r2, seen = jnp.sum(chol_R**2, axis=1)[:, None], obs.mask[:, None]
+        excess = (obs.y[:, None] - mean) ** 2 - jnp.maximum(sd**2 - u[None] * r2, 0.0)
+        noisy = seen & (r2 > 0)
+        scaled = jnp.where(noisy, jnp.maximum(excess, 0.0) / jnp.where(noisy, r2, 1.0), 0.0)
+        prior = half[None] + jnp.zeros_like(u)
+        shape, rate = prior + 0.5 * jnp.sum(noisy, axis=0), prior + 0.5 * jnp.sum(scaled, axis=0)
+        key_v, key_c = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
+        from_law = _uniform(key_c, u) < 0.5
+        a, b = jnp.where(from_law, prior, shape), jnp.where(from_law, prior, rate)
+        log_v = _log_gamma(key_v, a) - jnp.log(b)
+
+        def log_density(a: Array, b: Array) -> Array:
+            return a * (jnp.log(b) + log_v) - b * jnp.exp(log_v) - gammaln(a)
+
+        log_f = log_density(prior, prior)
+        log_q = jnp.logaddexp(log_f, log_density(shape, rate)) - jnp.log(2.0)
+        return jnp.exp(-log_v)[None], (log_f - log_q)[None]
+
     def transit(
         self, key: Array, params: PyTree[Array], u: Float[Array, "s n"], obs: Observation
     ) -> Float[Array, "s n"]:
@@ -149,11 +186,21 @@ class StudentT(AbstractConditionallyGaussian):
 
 
 def _scales(key: Array, half: Float[Array, "s n"], like: Float[Array, "*m s n"]) -> Float[Array, "*m s n"]:
-    """Draws of u, of each series by its own key."""
+    """Draws of u from its law."""
+    shape = jnp.broadcast_to(half, like.shape).astype(like.dtype)
+    return jnp.exp(jnp.log(shape) - _log_gamma(key, shape))
+
+
+def _log_gamma(key: Array, shape: Float[Array, "*m s n"]) -> Float[Array, "*m s n"]:
+    """Logarithms of draws from Gamma laws of rate 1, of each series by its own key."""
+
+    def one(key: Array, shape: Any) -> Float[Array, "*m n"]:
+        return jax.random.loggamma(key, shape, dtype=shape.dtype)
+
+    return jnp.moveaxis(jax.vmap(one)(key, jnp.moveaxis(shape, -2, 0)), 0, -2)
+
+
+def _uniform(key: Array, like: Float[Array, "m s n"]) -> Float[Array, "m s n"]:
+    """Numbers in [0, 1), of each series by its own key."""
     shape = (*like.shape[:-2], like.shape[-1])
-
-    def one(key: Array, half: Float[Array, " n"]) -> Float[Array, "*m n"]:
-        spread: Any = jnp.broadcast_to(half, shape)
-        return jnp.exp(jnp.log(spread) - jax.random.loggamma(key, spread, dtype=like.dtype))
-
-    return jnp.moveaxis(jax.vmap(one)(key, half), 0, -2)
+    return jnp.moveaxis(jax.vmap(lambda k: jax.random.uniform(k, shape, like.dtype))(key), 0, -2)

@@ -9,7 +9,7 @@ Kim (1994, doi:10.1016/0304-4076(94)90036-1); Kim & Nelson (1999), State-Space M
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,8 @@ class Switching(AbstractConditionallyGaussian):
     admissible: Callable[[Theta], Any] | None
     prior_at: Callable[[float], AbstractPrior] | None
     exchangeable: tuple[tuple[str, int], ...]
+
+    guided: ClassVar[bool] = False  # all regimes are enumerated
 
     def __init__(  # noqa: PLR0913
         self,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, PyTree
 
 
 class Backwards(NamedTuple):
@@ -36,6 +38,11 @@ class Moments(NamedTuple):
         weight, gap = self.weight + other.weight, other.mean - self.mean
         square = self.square + other.square + gap**2 * (self.weight * other.weight / weight)
         return Moments(weight, self.mean + gap * (other.weight / weight), square)
+
+
+def doubled(tree: PyTree) -> PyTree:
+    """In float64."""
+    return jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, tree)
 
 
 def moments(

@@ -7,7 +7,7 @@ cross-validation (Bürkner, Gabry & Vehtari 2020, doi:10.1080/00949655.2020.1783
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,10 +23,20 @@ COLUMNS = ["n", "log_score", "crps", "rmse", *COVERAGE, "calibration"]
 _SUMS = ("n", "crps", "squared_error", *COVERAGE)
 
 
-def running(y: np.ndarray, mean: np.ndarray, sd: np.ndarray, pit: np.ndarray, before: np.ndarray | None) -> np.ndarray:
+class Forecasts(NamedTuple):
+    """Of a block ``[t, channel]``; ``crps`` is NaN where that of a normal law is to be taken."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+    pit: np.ndarray
+    crps: np.ndarray
+
+
+def running(y: np.ndarray, told: Forecasts, before: np.ndarray | None) -> np.ndarray:
     """Sums ``[t, channel, :]`` after each row of a block ``[t, channel]``, NaN missing, that follows ``before``."""
+    mean, sd, pit, crps = told
     seen = ~np.isnan(y) & ~np.isnan(mean)  # of late rows there was no forecast
-    columns = [seen, crps_of_normal(y, mean, sd), (y - mean) ** 2]
+    columns = [seen, np.where(np.isnan(crps), crps_of_normal(y, mean, sd), crps), (y - mean) ** 2]
     columns += [np.abs(pit - 0.5) <= level / 2 for level in COVERAGE.values()]
     bins = np.minimum((np.nan_to_num(pit) * _BINS).astype(int), _BINS - 1)
     columns += [bins == b for b in range(_BINS)]
@@ -55,10 +65,11 @@ def scores(snapshot: Snapshot, since: int = 0) -> pd.DataFrame:
     """Scores of the one-step forecasts of observations ``since`` + 1 to t, a row for each channel.
 
     ``n`` values that were there; ``log_score``, their mean log predictive density (in the row ``joint``, of all
-    channels together, and there per observation; its sum is ``log_evidence`` for since=0); ``crps`` of the normal law
-    with the forecast's mean and sd, and ``rmse``, means, lower is better; ``coverage_50`` and ``coverage_90``, the
-    share of values in the central 50% and 90% of their forecasts; ``calibration``, the p-value of a chi-squared test
-    that the PIT is uniform over ten bins.
+    channels together, and there per observation; its sum is ``log_evidence`` for since=0); ``crps`` and ``rmse``,
+    means, lower is better; with ``Particle`` and ``RaoBlackwell`` the CRPS is that of the forecast itself, from a draw
+    of each particle and so without bias, else that of the normal law with its mean and sd; ``coverage_50`` and
+    ``coverage_90``, the share of values in the central 50% and 90% of their forecasts; ``calibration``, the p-value of
+    a chi-squared test that the PIT is uniform over ten bins.
     """
     import pandas as pd
 

@@ -25,7 +25,7 @@ from smcssm.errors import ModelError
 from smcssm.filters import Discrete, Kalman
 from smcssm.history import pad
 from smcssm.readout import traced
-from smcssm.readout.backwards import Backwards, Moments
+from smcssm.readout.backwards import Backwards, Moments, doubled
 from smcssm.readout.backwards_chain import CHAIN
 from smcssm.readout.backwards_gaussian import GAUSSIAN
 from smcssm.readout.posterior import resampled
@@ -126,15 +126,11 @@ def room(snapshot: Snapshot) -> int:
 
 def share_of(snapshot: Snapshot, data: Observation, numbers: Int[np.ndarray, "s n"]) -> Share:
     """Particles by number, series by series; in float64, as a vague start takes all digits of float32."""
-    data = _doubled(data)
+    data = doubled(data)
     blank = jax.tree.map(lambda leaf: np.zeros_like(leaf[0]), data)
-    population = replace(snapshot.population, params=_doubled(snapshot.population.params))
+    population = replace(snapshot.population, params=doubled(snapshot.population.params))
     params, start = compiled(_before, snapshot.smc)(population, numbers, blank)
     return Share(snapshot.smc, params, start, data)
-
-
-def _doubled(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, tree)
 
 
 def _before(smc: SMC2, population: Population, numbers: Array, blank: Observation) -> tuple[PyTree, PyTree]:

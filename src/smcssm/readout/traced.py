@@ -1,10 +1,13 @@
-"""Smoothing by the ancestors of inner particles, a fixed number of rows back, hyperparameters integrated out.
+"""Smoothing by the ancestors of inner particles, a number of rows back, hyperparameters integrated out.
 
     draw outer particles (theta) by their weights; equal weights from here on
     for a share of them at a time, for t = 1..T:
         one step of the inner filter, which carries the last L values of each inner particle's ancestors
         if t > L:   moments of x_t-L from the ancestors of today's particles           given y_1:t
     the last L rows from the ancestors at T                                            given y_1:T
+
+Of a Rao-Blackwellised filter regimes are traced, and along each path the linear state is smoothed exactly: see
+``traced_gaussian``.
 
 Kitagawa & Sato (2001, doi:10.1007/978-1-4757-3437-9_9). The filter runs anew from random numbers of its own. Errors: of
 the draws of theta, as of any Monte Carlo mean of that many; of M inner particles, O(1 / M) in the mean; and where rows
@@ -27,10 +30,12 @@ from jaxtyping import Array, Int, PyTree
 
 from smcssm.core import Observation
 from smcssm.errors import ModelError
-from smcssm.filters import Particle, RaoBlackwell, particle, rao_blackwell
+from smcssm.filters import Particle, RaoBlackwell, particle
 from smcssm.history import pad
-from smcssm.readout.backwards import Moments, moments
+from smcssm.readout import traced_gaussian
+from smcssm.readout.backwards import Moments, doubled, moments
 from smcssm.readout.posterior import resampled
+from smcssm.readout.traced_gaussian import Way
 from smcssm.smc2.adapt import compiled, gather
 from smcssm.smc2.population import SMC2, Population, at_particles, fold_in
 from smcssm.snapshot import Snapshot
@@ -44,62 +49,61 @@ ROOM = 1 << 22  # numbers that the ancestors of a share may take up: 32 MiB in f
 
 
 def smooth(snapshot: Snapshot, data: Observation, lag: int | None, draws: int, seed: int) -> xr.Dataset:
-    """``mean`` and ``sd`` of x_t given y_1:t+lag, or ``probability`` of regimes, with the lag as an attribute.
+    """``mean`` and ``sd`` of x_t given y_1:t+lag, and ``probability`` of regimes, with the lag as an attribute.
 
     Raises:
-        ModelError: for trajectories, and for a random u that is no regime.
+        ModelError: for trajectories.
     """
     import xarray as xr
 
-    inner = snapshot.smc.filter
+    inner: Any = snapshot.smc.filter
     if draws:
         raise ModelError(
             f"smooth(draws={draws}): all of a trajectory would descend from a few ancestors; {type(inner).__name__} "
             "tells moments with a lag alone"
         )
-    if isinstance(inner, RaoBlackwell) and not inner.model.regime_names:
-        raise ModelError(
-            "smooth: RaoBlackwell tells the regimes of the past, and this model has none: its hidden numbers are drawn "
-            "at random. There is no smoother of its states"
-        )
-    lag = min(LAG if lag is None else lag, len(data.dt) - 1)
+    way = Way(lag, 1) if lag is not None else Way(LAG, LAG)
+    way = Way(min(way.lag, len(data.dt) - 1), min(way.stride, len(data.dt)))
     with jax.enable_x64(True):
-        mean, sd = _traced(snapshot, data, lag, seed)
-    times, about = data.index[:, 0] + 1, {"t": snapshot.t, "lag": lag}
-    if isinstance(inner, RaoBlackwell):
-        coords = {"time": times, "regime": list(inner.model.regime_names)}
-        return xr.Dataset({"probability": (("time", "regime"), mean)}, coords, about)
-    coords = {"time": times, "state": list(inner.model.state_names)}
-    return xr.Dataset({"mean": (("time", "state"), mean), "sd": (("time", "state"), sd)}, coords, about)
+        mean, sd = _traced(snapshot, data, way, seed)
+    x, coords = len(inner.model.state_names), {"time": data.index[:, 0] + 1, "state": list(inner.model.state_names)}
+    told = {"mean": (("time", "state"), mean[:, :x]), "sd": (("time", "state"), sd[:, :x])}
+    if mean.shape[1] > x:  # and of the indicators of regimes
+        told["probability"] = (("time", "regime"), mean[:, x:])
+        coords["regime"] = list(inner.model.regime_names)
+    return xr.Dataset(told, coords, {"t": snapshot.t, "lag": way.lag})
 
 
-def _traced(snapshot: Snapshot, data: Observation, lag: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _traced(snapshot: Snapshot, data: Observation, way: Way, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sd ``[t, x]`` over outer particles drawn by weight."""
+    of_share = traced_gaussian.of_share if isinstance(snapshot.smc.filter, RaoBlackwell) else _of_share
+    data = doubled(data)
+    snapshot = snapshot._replace(population=replace(snapshot.population, params=doubled(snapshot.population.params)))
     weights = snapshot.weights()
     chosen = resampled(weights, -(-DRAWN // len(weights)), np.random.default_rng(seed))
-    keys, size, total = jax.random.split(jax.random.key(seed), len(weights)), _room(snapshot, lag), None
+    keys, size, total = jax.random.split(jax.random.key(seed), len(weights)), _room(snapshot, way), None
     draws = chosen.shape[1]
     for first in range(0, draws, min(size, draws)):
         numbers = np.resize(chosen[:, first : first + size].T, (min(size, draws), len(chosen))).T
         w = np.broadcast_to(np.arange(numbers.shape[1]) < draws - first, numbers.shape).astype(float)
-        of_share = _of_share(snapshot, data, numbers, w, lag, fold_in(keys, first))
-        total = of_share if total is None else total.join(of_share)
+        found = of_share(snapshot, data, numbers, w, way, fold_in(keys, first))
+        total = found if total is None else total.join(found)
     assert total is not None
     return total.mean, np.sqrt(total.square / total.weight)
 
 
-def _room(snapshot: Snapshot, lag: int) -> int:
+def _room(snapshot: Snapshot, way: Way) -> int:
     """How many outer particles of each run at a time."""
     belief = snapshot.population.belief
     one = sum(leaf.size for leaf in jax.tree.leaves(belief)) // snapshot.population.log_weight.size
-    return max(1, ROOM // (one * (lag + 1) * len(snapshot.population.log_weight)))
+    return max(1, ROOM // (one * (way.lag + way.stride) * len(snapshot.population.log_weight)))
 
 
 def _of_share(
-    snapshot: Snapshot, data: Observation, numbers: Int[np.ndarray, "s n"], w: np.ndarray, lag: int, key: Array
+    snapshot: Snapshot, data: Observation, numbers: Int[np.ndarray, "s n"], w: np.ndarray, way: Way, key: Array
 ) -> Moments:
     """Rows in order: those with a lag, then those that are told by all there are."""
-    smc = snapshot.smc
+    smc, lag = snapshot.smc, way.lag
     blank = jax.tree.map(lambda leaf: np.zeros_like(leaf[0]), data)
     params, belief = compiled(_before, smc, lag)(fold_in(key, 0), snapshot.population, numbers, blank)
     told, T = [], len(data.dt)
@@ -140,16 +144,13 @@ def _chunk(
 
 
 def _ancestors(smc: SMC2, lag: int, first: int, belief: Any, w: Array) -> tuple[Array, Array]:
-    """Moments over outer particles of the states ``first`` rows ago and before; of regimes' indicators."""
-    inner = _keeping(smc, lag)
-    if isinstance(inner, Particle):
-        mean, sd = particle.lagged(belief, first)
-        return moments(mean, sd**2, w)
-    p = rao_blackwell.lagged(belief, len(inner.model.regime_names), first)
-    return moments(p, p * (1 - p), w)
+    """Moments over outer particles of the states ``first`` rows ago and before."""
+    del smc, lag
+    mean, sd = particle.lagged(belief, first)
+    return moments(mean, sd**2, w)
 
 
-def _keeping(smc: SMC2, lag: int) -> Particle | RaoBlackwell:
+def _keeping(smc: SMC2, lag: int) -> Particle:
     """The filter, with ancestors."""
-    assert isinstance(smc.filter, Particle | RaoBlackwell)
+    assert isinstance(smc.filter, Particle)
     return replace(smc.filter, lag=max(lag, 1))

@@ -30,10 +30,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 from smcssm.core import AbstractProposal, Observation, Status
 from smcssm.history import Chunk
 from smcssm.resampling import effective_sample_size
-from smcssm.smc2 import exchange
+from smcssm.smc2 import exchange, relabel
 from smcssm.smc2.adapt import carried, climb, from_folds, in_folds, mixing, resample
 from smcssm.smc2.challengers import Challengers, accept, take, tempered_log_density, with_lag_here
-from smcssm.smc2.kernels.metropolis import blank_like, fit
+from smcssm.smc2.kernels.metropolis import Metropolis, blank_like, fit
 from smcssm.smc2.population import (
     SMC2,
     Lag,
@@ -307,6 +307,8 @@ def judge(
         astray=jnp.where(ready, astray, cycle.astray),
         budget=jnp.where(ready & lagging, 2 * cycle.budget, cycle.budget),
     )
+    if isinstance(smc.kernel, Metropolis) and smc.kernel.relabel:  # last, as with an immediate move
+        population = relabel.anew(smc, population, ready, jnp.asarray(sets), jnp.asarray(sets))
     population = sort_marginals(smc, population)
     return cycle, population, Verdict(rate, correlation, distinct, status, again, k, gap, gap_sd)
 

@@ -49,7 +49,7 @@ def revise(
     status = jnp.where(impossible, Status.IMPOSSIBLE, status)
     nan = jnp.full(rows.y.shape[1:], jnp.nan)
     log_evidence, ess, least = reported(new)
-    row = Row(log_evidence, nan, nan, nan, ess, least, status, pooled, recorded_quantiles(new))
+    row = Row(log_evidence, nan, nan, nan, nan, ess, least, status, pooled, recorded_quantiles(new))
     pending = smc.schedule.advance(smc, pending, new, row, jax.tree.map(lambda leaf: leaf[0], feed))
     table = jax.tree.map(lambda leaf: leaf[None], row)
     return stepped(new), pending, pack(table, jnp.ones_like(count), smc.schedule.due(smc, pending, new))

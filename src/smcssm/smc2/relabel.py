@@ -18,9 +18,11 @@ No pass over history is needed, but a symmetric population has K! modes that pro
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from smcssm.core import at_each_particle
 from smcssm.errors import ModelError
 from smcssm.relabelling import permuted
-from smcssm.smc2.adapt import move_key
+from smcssm.smc2.adapt import carried, move_key
 from smcssm.smc2.population import SMC2, Population, fold_in, log_prior, select
 
 CLOSE = 1e-6  # how far a hyperparameter may be from itself after it was unconstrained and constrained
@@ -38,21 +40,35 @@ CLOSE = 1e-6  # how far a hyperparameter may be from itself after it was unconst
 def relabel(smc: SMC2, key: Array, population: Population) -> Population:
     """One such move of every particle; ``key`` is [s] keys. Weights stay; marginals have to be sorted again."""
     permutation = _permutations(fold_in(key, 0), len(_regimes(smc)), population.log_weight)
-    z = at_each_particle(lambda z, p: _renamed(smc, z, p), 2)(population.z, permutation)
-    log_ratio = log_prior(smc, z) - log_prior(smc, population.z)
+    new = renamed(smc, population, permutation)
+    log_ratio = log_prior(smc, new.z) - log_prior(smc, population.z)
     uniform = _uniform(fold_in(key, 1), population.log_weight[None])[0]
     named = jnp.arange(len(permutation))[:, None, None]
     moves = jnp.any(permutation != named, axis=0) & (jnp.log(uniform) < log_ratio)  # a NaN stays where it is
+
+    def chosen(a: Array, b: Array) -> Array:
+        return jnp.where(moves.reshape((1,) * (a.ndim - 2) + moves.shape), a, b)
+
+    return eqx.tree_at(carried, population, jax.tree.map(chosen, carried(new), carried(population)))
+
+
+def renamed(smc: SMC2, population: Population, permutation: Int[Array, "k s n"]) -> Population:
+    """Every particle with its regimes called otherwise: k is what ``permutation[k]`` was."""
+    z = at_each_particle(lambda z, p: _renamed(smc, z, p), 2)(population.z, permutation)
     params = at_each_particle(smc.filter.model.params)(at_each_particle(smc.prior.constrain)(z))
     params = jax.tree.map(lambda new, old: new.astype(old.dtype), params, population.params)
-    lag = population.lag
-    new = (z, params, _called(smc, population.belief, permutation))
-    old = (population.z, population.params, population.belief)
-    if lag is not None:
-        new, old = (*new, _called(smc, lag.belief, permutation)), (*old, lag.belief)
-    z, params, belief, *rest = _where(moves, new, old)
-    lag = lag._replace(belief=rest[0]) if lag is not None else None
+    belief, lag = _called(smc, population.belief, permutation), population.lag
+    lag = None if lag is None else lag._replace(belief=_called(smc, lag.belief, permutation))
     return replace(population, z=z, params=params, belief=belief, lag=lag)
+
+
+def in_order(smc: SMC2, key: str, population: Population) -> Population:
+    """Every particle with its regimes in ascending order of the hyperparameter ``key``: what summaries can be of."""
+
+    def order(z: Float[Array, " z"]) -> Int[Array, " k"]:
+        return jnp.argsort(smc.prior.constrain(z)[key])
+
+    return renamed(smc, population, at_each_particle(order)(population.z))
 
 
 def anew(
@@ -69,15 +85,37 @@ def check(smc: SMC2, z: Float[np.ndarray, "z n"]) -> None:
         ModelError: a model or filter that cannot rename its regimes; a prior under which renamed hyperparameters are
             not those of any z (they are ordered, or not free), or whose transforms differ between regimes.
     """
+    for at, swap in _swaps(smc, z):
+        _check_names(smc, at, swap)
+        _check_volume(smc, at, swap)
+
+
+def check_order(smc: SMC2, key: Any, z: Float[np.ndarray, "z n"]) -> None:
+    """Raise where regimes cannot be put in the order of ``key``. On the host.
+
+    Raises:
+        ModelError: likewise; or a key that is no hyperparameter with one value for each regime.
+    """
+    _regimes(smc)
+    model: Any = smc.filter.model
+    known = [name for name, axes in model.per_regime.items() if axes == 1]
+    if key not in known:
+        raise ModelError(f"order={key!r}: expected a hyperparameter with a value for each regime: {', '.join(known)}")
+    for at, swap in _swaps(smc, z):
+        _check_names(smc, at, swap)
+
+
+def _swaps(smc: SMC2, z: Float[np.ndarray, "z n"]) -> Iterator[tuple[Float[Array, " z"], Int[Array, " k"]]]:
+    """Points, and exchanges of neighbours, which make all permutations."""
     K = len(_regimes(smc))
-    for k in range(K - 1):  # neighbours' exchanges make all permutations
+    for k in range(K - 1):
         swap = np.arange(K)
         swap[[k, k + 1]] = k + 1, k
         for at in z.T:
-            _check_one(smc, jnp.asarray(at), jnp.asarray(swap))
+            yield jnp.asarray(at), jnp.asarray(swap)
 
 
-def _check_one(smc: SMC2, z: Float[Array, " z"], swap: Int[Array, " k"]) -> None:
+def _check_names(smc: SMC2, z: Float[Array, " z"], swap: Int[Array, " k"]) -> None:
     model, constrain = smc.filter.model, smc.prior.constrain
     wanted, there = permuted(model, constrain(z), swap), constrain(_renamed(smc, z, swap))
     for name in model.names:
@@ -86,6 +124,9 @@ def _check_one(smc: SMC2, z: Float[Array, " z"], swap: Int[Array, " k"]) -> None
                 f"regimes cannot be renamed: under this prior no z gives {name}={np.asarray(wanted[name]).tolist()}. "
                 "Give it a law of its own, of exchangeable elements without an order"
             )
+
+
+def _check_volume(smc: SMC2, z: Float[Array, " z"], swap: Int[Array, " k"]) -> None:
     sign, log_volume = np.linalg.slogdet(jax.jacfwd(lambda z: _renamed(smc, z, swap))(z))
     if sign == 0 or not abs(log_volume) < CLOSE:
         raise ModelError(
@@ -124,8 +165,3 @@ def _uniform(key: Array, like: Float[Array, "k s n"]) -> Float[Array, "k s n"]:
         return jax.random.uniform(key, (like.shape[0], like.shape[-1]), like.dtype)
 
     return jnp.moveaxis(jax.vmap(of_series)(key), 0, 1)
-
-
-def _where(moves: Array, new: PyTree, old: PyTree) -> PyTree:
-    """Particles that move, ``[..., s, n]``."""
-    return jax.tree.map(lambda a, b: jnp.where(moves.reshape((1,) * (a.ndim - 2) + moves.shape), a, b), new, old)

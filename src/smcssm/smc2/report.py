@@ -20,13 +20,14 @@ class Row(NamedTuple):
     """What is reported of one observation of every series; ``log_evidence`` is the running sum, this one included.
 
     All of it is under the whole posterior, but for ``least_ess``: of what a move would be fitted to, while a part is
-    pending. ``pooled`` marks observations that are partly pending.
+    pending. ``pooled`` marks observations that are partly pending. ``crps`` is NaN where the filter draws none.
     """
 
     log_evidence: Float[Any, " s"]
     predictive_mean: Float[Any, "y s"]
     predictive_sd: Float[Any, "y s"]
     pit: Float[Any, "y s"]
+    crps: Float[Any, "y s"]
     ess: Float[Any, " s"]
     least_ess: Float[Any, " s"]
     status: Int[Any, " s"]
@@ -55,7 +56,7 @@ def unpack(table: np.ndarray, n_channels: int, n_series: int) -> tuple[Row, np.n
     """The rows that count, and which series are due. On the host."""
     done, due = int(table[-1, 0]), table[-1, 1 : 1 + n_series] > 0
     wide, start, leaves = (n_channels, n_series), 0, []
-    for shape in ((n_series,), wide, wide, wide, *4 * [(n_series,)]):
+    for shape in ((n_series,), *4 * [wide], *4 * [(n_series,)]):
         width = math.prod(shape)
         leaves.append(table[:done, start : start + width].reshape(done, *shape).copy())
         start += width

@@ -24,7 +24,7 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from smcssm.core import AbstractProposal
 from smcssm.resampling import (
@@ -146,7 +146,7 @@ def _log_weight(smc: SMC2, challengers: Challengers, log_q: Float[Array, "s kn"]
     return jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
 
 
-def _together(parts: int, a: Float[Array, "*z s kn"], z: Float[Array, "z s n"]) -> Float[Array, "*z s kn"]:
+def _together(parts: int, a: Shaped[Array, "*z s kn"], z: Float[Array, "z s n"]) -> Shaped[Array, "*z s kn"]:
     """Challengers of all sets with those of the same group or fold together, as ``adapt`` wants them."""
     shape = a.shape[:-1]
     a = a.reshape(*shape, a.shape[-1] // z.shape[-1], parts, -1)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.core import FilterInfo, Observation, Status
-from smcssm.resampling import effective_sample_size, largest_exponent, log_mean_weight, normalise
+from smcssm.resampling import crps_of_draws, effective_sample_size, largest_exponent, log_mean_weight, normalise
 from smcssm.smc2.population import SMC2, Lag, Population, Stream, at_full_exponent, at_particles, select, stream, times
 from smcssm.smc2.report import Row, pack, recorded_quantiles
 
@@ -50,10 +50,10 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
     new = select(taken, new, before)
     status = jnp.maximum(jnp.max(status, axis=-1), jnp.where(new.phi < 1, Status.BRIDGING, Status.OK))
     status = jnp.where(impossible, Status.IMPOSSIBLE, status)
-    mean, sd, pit = _mixture(at_full_exponent(population), info)
+    mean, sd, pit, crps = _mixture(at_full_exponent(population), info, obs)
     pit = jnp.where(impossible[None], jnp.nan, pit)
     log_evidence, ess, least = reported(new)
-    row = Row(log_evidence, mean, sd, pit, ess, least, status, pooled, recorded_quantiles(new))
+    row = Row(log_evidence, mean, sd, pit, crps, ess, least, status, pooled, recorded_quantiles(new))
     return new, row
 
 
@@ -183,15 +183,17 @@ def tempering_exponent(
     return largest_exponent(alive, pending, room, 0.5 * effective_sample_size(alive))
 
 
-def _mixture(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Array, Array, Array]:
-    """Mean, sd and PIT of the one-step predictive, hyperparameters integrated out."""
+def _mixture(log_weight: Float[Array, "s n"], info: FilterInfo, obs: Observation) -> tuple[Array, Array, Array, Array]:
+    """Mean, sd, PIT and CRPS of the one-step predictive, hyperparameters integrated out; CRPS from its draws."""
     w = normalise(log_weight)[None]
 
     def average(a: Float[Array, "y s n"]) -> Float[Array, "y s"]:
         return jnp.sum(jnp.where(w > 0, w * a, 0.0), axis=-1)
 
     mean = average(info.mean)
-    return mean, jnp.sqrt(average(info.sd**2 + (info.mean - mean[..., None]) ** 2)), average(info.pit)
+    sd = jnp.sqrt(average(info.sd**2 + (info.mean - mean[..., None]) ** 2))
+    crps = jnp.full_like(mean, jnp.nan) if info.draw is None else crps_of_draws(obs.y, info.draw, w)
+    return mean, sd, average(info.pit), crps
 
 
 def advance(

@@ -79,9 +79,6 @@ class Paced(AbstractSchedule):
                 "schedule=Immediate()"
             )
 
-        if move is not None and move.relabel:
-            raise ModelError("schedule=Paced() with Metropolis(relabel=True): paced moves do not rename regimes yet")
-
     def budgets(self, smc: SMC2) -> tuple[int, int]:
         """At first, and at most."""
         if not isinstance(self.budget, str):
