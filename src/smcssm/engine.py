@@ -318,7 +318,7 @@ class Engine:
             bar = assemble.progress_bar(len(block.dt), progress)
             infos = self._assimilate(block, now, layout, passed, bar)
             if self._keeper is not None:
-                self._keeper.after(self)
+                self._keeper.after(self.t, partial(durable.moment, self))
             return infos.spread(passed.kept, state.clock.taken)
 
     def _assimilate(self, block: Observation, now: Clock, layout: Any, passed: Elapsed, bar: Any = None) -> StepInfos:
@@ -592,7 +592,7 @@ class Engine:
         if self._keeper is None:
             raise ModelError("checkpoint: this engine has no journal, engine.save(path) writes a file")
         with self._runtime.lock:
-            self._keeper.now(self)
+            self._keeper.now(partial(durable.moment, self))
 
     def close(self) -> None:
         """Let the journal go, safe on the disk, for another engine to open; this one can be read, but takes no more."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from smcssm.errors import ModelError
+from smcssm.history import Store
 from smcssm.smc2.kernels.metropolis import Metropolis
 from smcssm.smc2.population import SMC2
 from smcssm.smc2.schedules import Immediate, Jitter
@@ -49,3 +50,12 @@ def check_supported(smc: SMC2) -> None:
         raise ModelError(f"schedule={smc.schedule!r}: a fleet has Immediate() or Jitter() so far")
     if not isinstance(smc.kernel, Metropolis):
         raise ModelError(f"move={smc.kernel!r}: a fleet has moves.Metropolis() so far")
+
+
+def check_may_change(store: Store | None) -> None:
+    """The series of a journal are those it began with."""
+    if store is not None:
+        raise ModelError(
+            f"{store.path} is the journal of the series it began with: add to, or remove from, fleet.copy(), which has "
+            "none; or begin another fleet for the new series"
+        )

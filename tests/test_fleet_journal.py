@@ -1,0 +1,155 @@
+"""A fleet with a journal that ended anyhow goes on as if it had not: bit for bit, histories and quarantine included."""
+
+import contextlib
+import errno
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import smcssm as ss
+import test_fleet
+from smcssm import journal
+from smcssm.errors import CheckpointError, InputError, JournalError, ModelError, SmcssmWarning
+from smcssm.journal import Journal, created
+from test_fleet import MODEL
+
+NAMES, ROWS = ("a", "b", "c", "d", "e", "f", "g", 7), 36
+OPTIONS = dict(**test_fleet.OPTIONS, seed=2)  # its programs are compiled once for both files
+
+
+def streams():
+    rng = np.random.default_rng(1)
+    y = np.cumsum(rng.normal(size=(ROWS, 8)), axis=0) + rng.normal(size=(ROWS, 8))
+    y[rng.random(y.shape) < 0.1] = np.nan
+    y[8, 1] = 1e300  # to quarantine, and released later
+    reported = rng.random(y.shape) < 0.8
+    reported[8, 1] = True
+    return y, reported
+
+
+Y, REPORTED = streams()
+
+
+def fleet(**options):
+    return ss.Fleet(MODEL, series=NAMES, **(OPTIONS | options))
+
+
+def feed(made, start, stop, rows=1):
+    """Rows one by one or in blocks; before row 20 series b is released."""
+    for i in range(start, stop, rows):
+        if i == 20:
+            made.release("b")
+        made.update(Y[i : i + rows], reported=REPORTED[i : i + rows])
+
+
+def assert_same(a, b):
+    """All of a fleet but room that nobody uses yet, to the last bit."""
+    x, y = a._runtime.state, b._runtime.state
+    assert (x.names, x.born, x.rows, x.length) == (y.names, y.born, y.rows, y.length)
+    for one, other in zip(jax.tree.leaves((x, None)), jax.tree.leaves((y, None)), strict=True):
+        if isinstance(one, (np.ndarray, jax.Array)):
+            assert one.dtype == other.dtype
+            assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+    for i, length in enumerate(x.lengths.tolist()):
+        for one, other in zip(*(jax.tree.leaves(f.histories.own(i, length)) for f in (x, y)), strict=True):
+            assert one.tobytes() == other.tobytes()
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Never interrupted, without a journal."""
+    made = fleet()
+    feed(made, 0, ROWS)
+    assert made.status()["quarantine"].eq("").all()
+    return made
+
+
+@pytest.mark.parametrize("checkpoints", [pytest.param("sound", marks=pytest.mark.slow), "damaged", "none"])
+def test_a_fleet_that_ended_goes_on(tmp_path, whole, checkpoints):
+    policy = Journal(tmp_path / "j", checkpoint_rows=5, checkpoint_every=math.inf)
+    made = fleet(journal=policy)
+    feed(made, 0, 16, rows=4)
+    made._keeper.wait()
+    made.close()
+    with pytest.raises(JournalError, match=r"has let .* go"):
+        feed(made, 16, 17)
+    files = sorted((tmp_path / "j" / journal.CHECKPOINTS).iterdir())
+    assert len(files) > 1
+    for file in files[-1:] if checkpoints == "damaged" else files if checkpoints == "none" else []:
+        file.write_bytes(file.read_bytes()[:-70])
+    told = pytest.warns(SmcssmWarning, match=r"cut off.*Nothing is lost")
+    with contextlib.nullcontext() if checkpoints == "sound" else told:
+        again = ss.Fleet.open(policy, MODEL)
+    assert (again.rows, again.names) == (16, NAMES)
+    feed(again, 16, 24)
+    again.close()
+    last = ss.Fleet.open(policy, MODEL, **OPTIONS)
+    assert last.rows == 24
+    feed(last, 24, ROWS)
+    assert_same(last, whole)
+    last.checkpoint()
+    last.close()
+    assert_same(ss.Fleet.open(policy, MODEL), whole)
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path):
+    made = fleet(journal=tmp_path / "j")
+    made.update(Y[:3])
+    for call, match in (
+        (lambda: made.add("new"), "the series it began with"),
+        (lambda: made.remove("a"), "the series it began with"),
+        (lambda: fleet(journal=tmp_path / "j"), "not empty"),
+        (lambda: fleet().checkpoint(), "this fleet has no journal"),
+        (lambda: ss.Fleet(MODEL, series=[1.5j], journal=tmp_path / "k", **OPTIONS), "texts or numbers"),
+    ):
+        with pytest.raises(ModelError, match=match):
+            call()
+    with pytest.raises(InputError, match="came with no time, this one with numbers"):
+        made.step(Y[3], time=3.0)
+    with pytest.raises(JournalError, match="one engine at a time"):
+        ss.Fleet.open(tmp_path / "j", MODEL)
+    other = made.copy()
+    other.remove("a")
+    assert (len(other), len(made)) == (7, 8)
+    assert made.rows == 3
+    made.close()
+    for kind, options, match in (
+        (ss.Fleet, dict(seed=5), "seed=5, and it was 2"),
+        (ss.Fleet, dict(prior=MODEL.default_prior(9.0)), "the prior is another one"),
+        (ss.Engine, {}, "is the journal of a fleet: ss.Fleet.open"),
+    ):
+        with pytest.raises((JournalError, CheckpointError), match=match):
+            kind.open(tmp_path / "j", MODEL, **options)
+    created(Journal(tmp_path / "e"), {}).close()
+    with pytest.raises(JournalError, match="nothing was committed"):
+        ss.Fleet.open(tmp_path / "e", MODEL)
+
+
+def test_a_call_that_cannot_be_written_changes_nothing(tmp_path, whole, monkeypatch):
+    made = fleet(journal=tmp_path / "j")
+    feed(made, 0, 10)
+    before = made._runtime.state
+    with monkeypatch.context() as patch:
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(journal.RecordFile, "write", full)
+        with pytest.raises(JournalError, match="the engine is unchanged: No space"):
+            feed(made, 10, 11)
+        with pytest.raises(JournalError, match="the engine is unchanged: No space"):
+            made.release()
+    assert made._runtime.state is before
+    feed(made, 10, ROWS)
+    assert_same(made, whole)
+
+
+def test_parts_of_a_fleet_draw_what_the_fleet_does():
+    """Series draw by their number among all: what a cluster rests on."""
+    part, all_of_it = (fleet(first=k)._runtime.state.population for k in (3, 0))
+    np.testing.assert_array_equal(part.z[:, :5], all_of_it.z[:, 3:])
+    np.testing.assert_array_equal(part.key[:5], all_of_it.key[3:])
+    with pytest.raises(ModelError, match="first=-1: expected the number of a series"):
+        fleet(first=-1)
