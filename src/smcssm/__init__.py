@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from smcssm.bridges.pymc_model import from_pymc as from_pymc
     from smcssm.comparison import compare as compare
     from smcssm.core import Status as Status
+    from smcssm.distributed.driver import RayFleet as RayFleet
     from smcssm.engine import Engine as Engine
     from smcssm.fleet import Fleet as Fleet
     from smcssm.schedules import Immediate as Immediate
@@ -43,6 +44,7 @@ else:
         "Status": "core",
         "Engine": "engine",
         "Fleet": "fleet",
+        "RayFleet": "distributed.driver",
         "Immediate": "schedules",
         "Jitter": "schedules",
         "Paced": "schedules",

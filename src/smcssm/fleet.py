@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from smcssm import assemble, clock
+from smcssm import assemble
 from smcssm.core import AbstractKernel, AbstractModel, AbstractPrior, AbstractSchedule, Status
 from smcssm.engine import Engine
 from smcssm.errors import ModelError
 from smcssm.fleets import durable, readout
-from smcssm.fleets.assembly import check_different, check_may_change, check_supported, names_of
+from smcssm.fleets.assembly import check_different, check_may_change, configured, names_of
 from smcssm.fleets.frames import block_of_many
 from smcssm.fleets.infos import FleetInfo, of_step, scored, stacked
 from smcssm.fleets.ledger import Outcome, check_columns, columns, release_of
@@ -24,7 +24,6 @@ from smcssm.fleets.membership import engine_of, joined, kept
 from smcssm.fleets.rows import Block, Recorder, block_of_one, unseen
 from smcssm.fleets.runtime import FleetRuntime, listed, named
 from smcssm.journal import Journal
-from smcssm.late import Refuse
 from smcssm.runtime import alone
 
 if TYPE_CHECKING:
@@ -76,29 +75,11 @@ class Fleet:
         first: int = 0,
     ) -> None:
         names = names_of(series)
-        assemble.check_counts(n_particles=n_particles, seed=seed)
         if not (isinstance(first, (int, np.integer)) and first >= 0):
             raise ModelError(f"first={first!r}: expected the number of a series, 0 or more")
-        if impossible not in ("quarantine", "missing"):
-            raise ModelError(f'impossible={impossible!r}: expected "quarantine" or "missing"')
-        timing = clock.timing(getattr(model, "continuous_time", False), time_unit, None, Refuse())
-        smc = assemble.smc2(
-            model,
-            prior,
-            filter=None,
-            move=move,
-            schedule=schedule,
-            ess_threshold=ess_threshold,
-            impossible="error" if impossible == "quarantine" else impossible,
-            record=False,
-            dtype=dtype,
-            n_particles=n_particles,
-            resampling="systematic",
-            forgetting=1.0,
-            late=Refuse(),
-        )
-        check_supported(smc)
-        self._timing = timing
+        options: dict[str, Any] = dict(move=move, schedule=schedule, ess_threshold=ess_threshold, impossible=impossible)
+        options |= dict(n_particles=n_particles, time_unit=time_unit, dtype=dtype, seed=seed)
+        smc, self._timing = configured(model, prior, **options)
         self._runtime = FleetRuntime(smc, n_particles, seed, names, int(first))
         self._keeper = durable.begin(self, journal)  # last: it holds a lock
 
@@ -187,8 +168,11 @@ class Fleet:
         """
         with alone(self._runtime):
             given = dict(series=series, reported=reported, time=time, inputs=inputs, noise_sd=noise_sd)
-            infos = self._take(block_of_many(self.model, self.names, ys, **given))
-            return stacked(infos, self.names, len(self.model.channel_names))
+            return self._taken(block_of_many(self.model, self.names, ys, **given))
+
+    def _taken(self, block: Block) -> FleetInfo:
+        """What all rows of a block said."""
+        return stacked(self._take(block), self.names, len(self.model.channel_names))
 
     def _take(self, block: Block) -> list[FleetInfo]:
         """Every row of a block, or none."""
@@ -297,15 +281,17 @@ class Fleet:
         some = self.names if series is None else [series] if isinstance(series, (str, bytes, int)) else series
         runtime = self._runtime
         with alone(runtime):
-            state = runtime.state
             chosen = np.zeros(len(self), bool)
             chosen[[runtime.place(name) for name in some]] = True
-            chosen &= state.quarantine != Status.OK
-            if not chosen.any():
-                return
-            quarantine = np.where(chosen, Status.OK, state.quarantine)
-            record = None if runtime.store is None else release_of(runtime.store, chosen)
-            runtime.commit(state._replace(quarantine=quarantine, length=state.length + 1), record)
+            if (chosen & (runtime.state.quarantine != Status.OK)).any():
+                self._release(chosen)
+
+    def _release(self, chosen: np.ndarray) -> None:
+        """One record in the journal, of whichever series."""
+        runtime, state = self._runtime, self._runtime.state
+        quarantine = np.where(chosen, Status.OK, state.quarantine)
+        record = None if runtime.store is None else release_of(runtime.store, chosen)
+        runtime.commit(state._replace(quarantine=quarantine, length=state.length + 1), record)
 
     @classmethod
     def open(

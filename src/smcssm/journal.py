@@ -133,7 +133,9 @@ def reopened(journal: Journal) -> tuple[dict[str, Any], Disk]:
     sweep(path)
     file, length = _sealed(path, record, first_seal, "r+b", "ss.journal.read(path, salvage=True)")
     about = {name: said for name, said in header.items() if name not in ("format", "columns")}
-    return header, Disk.opened(path, file, record, length, Disk(path, about, journal.fsync, lock))
+    disk = Disk.opened(path, file, record, length, Disk(path, about, journal.fsync, lock))
+    disk.sync()
+    return header, disk
 
 
 def read(path: str | os.PathLike[str], *, about: dict[str, Any] | None = None, salvage: bool = False) -> Recorded:

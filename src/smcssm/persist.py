@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -114,7 +115,8 @@ def arguments(told: Mapping[str, Words], given: Mapping[str, Any], objects: Sequ
     """Arguments for an engine with the options that were told; those given have to be the same."""
     if "journal" in given:
         raise ModelError("journal= is for a new engine: load keeps rows in memory, Engine.open resumes a journal")
-    wrong = [n for n, v in given.items() if isinstance(v, (int, float, str)) and n in told and told[n] != v]
+    plain = {n: v for n, v in given.items() if isinstance(v, (int, float, str)) and n not in ("time_unit", "origin")}
+    wrong = [n for n, v in plain.items() if n in told and told[n] != v]
     if wrong:
         raise CheckpointError(f"{'; '.join(f'{n}={given[n]!r}, and it was {told[n]!r}' for n in wrong)}")
     found = {n: v for n, v in told.items() if n not in (*OBJECTS, "time_unit", "origin", "zone")}
@@ -310,25 +312,36 @@ def warn_of_differences(told: Mapping[str, Words]) -> None:
         )
 
 
-def save(engine: Engine, path: Path, key: bytes | None) -> None:
-    """Write all of an engine into one file."""
+def whole_contents(engine: Engine) -> Contents:
+    """All of an engine, rows included."""
     runtime = engine._runtime
     with runtime.lock:
         frozen, foretold = freeze(engine), runtime.foretold()
-        rows = runtime.history.columns(0, frozen.state.length)
-        container.write(path, contents(frozen, foretold, rows), key)
+        return contents(frozen, foretold, runtime.history.columns(0, frozen.state.length))
+
+
+def save(engine: Engine, path: Path, key: bytes | None) -> None:
+    """Write all of an engine into one file."""
+    with engine._runtime.lock:
+        container.write(path, whole_contents(engine), key)
 
 
 def load(
     kind: type, path: Path, model: Any, prior: Any, key: bytes | None, given: Mapping[str, Any]
 ) -> Engine:
     """The engine of a file."""
-    found = container.read(path, key)
+    return from_contents(kind, container.read(path, key), str(path), model, prior, given)
+
+
+def from_contents(
+    kind: type, found: Contents, name: str, model: Any, prior: Any, given: Mapping[str, Any] = MappingProxyType({})
+) -> Engine:
+    """The engine of what a file, or message, holds."""
     try:
         engine = kind(model, prior, **arguments(found.words["options"], given))
         restore(engine, found)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(f"{name}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is sound, but not the checkpoint of an engine: {error!r}") from error
+        raise CheckpointError(f"{name} is sound, but not the checkpoint of an engine: {error!r}") from error
     return engine

@@ -41,16 +41,17 @@ def begin(fleet: Fleet, journal: str | os.PathLike[str] | Journal | None) -> Kee
     if not isinstance(journal, Journal):
         raise ModelError(f"journal={journal!r}: expected a folder, or an ss.journal.Journal")
     runtime = fleet._runtime
-    about = assemble.about(runtime.smc, len(fleet)) | {"series": _series(fleet)}
+    about = assemble.about(runtime.smc, len(fleet)) | {"series": in_words(fleet.names)}
     prior = persist.at_centre(runtime.smc, runtime.state.population)
     disk = created(journal, about | {"options": options(fleet), "prior": prior, "zone": None, "note": journal.note})
     runtime.store = disk
     return Keeper(journal, disk.path, 0)
 
 
-def _series(fleet: Fleet) -> list[Words]:
+def in_words(names: tuple[Any, ...]) -> list[Words]:
+    """Names of series, for a file."""
     try:
-        return [described(name, {}, "series") for name in fleet.names]
+        return [described(name, {}, "series") for name in names]
     except TypeError as error:
         raise ModelError(f"series: the names of a fleet with a journal are texts or numbers: {error}") from None
 
@@ -161,7 +162,7 @@ def _take_again(fleet: Fleet, disk: Store, zone: str | None) -> None:
     runtime.store = Replayed(disk, runtime.state.length)
     for block, released in calls(disk, runtime.state.length, zone):
         if block is None:
-            fleet.release([name for name, one in zip(fleet.names, released.tolist(), strict=True) if one])
+            fleet._release(released)
         else:
             fleet._take(block)
     runtime.store = disk

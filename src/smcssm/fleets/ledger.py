@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from smcssm.core import Observation
-from smcssm.errors import InputError
 from smcssm.fleets.histories import Histories
 from smcssm.fleets.rows import Block
+from smcssm.fleets.times import check_kind
 from smcssm.history import SEGMENT, TIMES, Columns, Store
 
 RELEASED = "released"
@@ -63,23 +63,10 @@ def block_of(rows: Columns, zone: str | None) -> Block:
 
 
 def check_columns(store: Store, block: Block, zone: str | None) -> None:
-    """All of a journal has time stamps of one kind, or none: before any row is taken.
-
-    Raises:
-        InputError: these rows differ in that from earlier ones.
-    """
-    if len(store) == 0:
-        return
-    known = store.read(0, 1).get(TIMES)
-    had, has = (None if a is None else a.dtype.kind for a in (known, block.stamps))
-    if had != has:
-        kinds = {None: "no time", "M": "dates", "f": "numbers for times"}
-        raise InputError(
-            f"time: the first row of this fleet's journal came with {kinds[had]}, this one with {kinds[has]}; "
-            "a journal holds one kind"
-        )
-    if has is not None and block.zone != zone:
-        raise InputError(f"time has {block.zone}, earlier rows of this fleet's journal {zone}: convert all to UTC, say")
+    """That a block fits the columns that a journal has; before any row is taken."""
+    known, stamps = store.read(0, 1).get(TIMES) if len(store) else None, block.stamps
+    had = False if not len(store) else None if known is None else known.dtype.kind
+    check_kind(had, None if stamps is None else stamps.dtype.kind, zone, block.zone)
 
 
 def calls(store: Store, start: int, zone: str | None) -> Iterator[tuple[Block | None, Bool[np.ndarray, " s"]]]:
