@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smcssm import assemble, clock, durable, persist, readout
+from smcssm import assemble, clock, durable, persist, readout, sharding
 from smcssm.clock import Clock, Elapsed
 from smcssm.core import (
     AbstractFilter,
@@ -505,6 +505,17 @@ class Engine:
             exposure: likewise.
         """
         self._runtime.warmup(noise_sd, exposure)
+
+    def shard(self, devices: Sequence[Any] | None = None) -> None:
+        """Spread the particles over several devices, which then work on every observation together.
+
+        Numbers stay the same to rounding. Programs are compiled anew; after ``load``, ``open`` and ``reset`` particles
+        are on one device again.
+
+        Args:
+            devices: such as ``jax.devices()``, all of them by default; ``n_particles`` is a multiple of their number.
+        """
+        sharding.shard(self._runtime, devices)
 
     def copy(self, seed: int | None = None) -> Engine:
         """An independent engine with the same past; with a seed, its future randomness differs.
