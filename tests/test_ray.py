@@ -103,7 +103,7 @@ def test_workers_and_machines_that_are_killed(tmp_path, cluster, whole):
         time.sleep(0.5)
     moved = time.monotonic() - start
     print(f"\nkill -9 of a worker: the next step took {recovered:.1f} s")
-    print(f"loss of a machine: {row - 21} rows answered by the dead, mended after {moved:.1f} s, {late:.1f} s of a step")
+    print(f"loss of a machine: {row - 21} rows answered by the dead, mended in {moved:.1f} s (a step of {late:.1f} s)")
     assert fleet.lost >= 2
     told += feed(fleet, row, ROWS)
     assert_same(fleet, told, whole)
