@@ -2,7 +2,12 @@
 
 import contextlib
 import errno
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -153,3 +158,70 @@ def test_parts_of_a_fleet_draw_what_the_fleet_does():
     np.testing.assert_array_equal(part.key[:5], all_of_it.key[3:])
     with pytest.raises(ModelError, match="first=-1: expected the number of a series"):
         fleet(first=-1)
+
+
+CHILD = """
+import json, os, random, signal, sys, time
+sys.path[:0] = json.loads(sys.argv[2])
+import numpy as np
+import smcssm as ss
+import test_fleet_journal as t
+folder, kills = sys.argv[1], int(sys.argv[3])
+random.seed(2)
+def serve(n):
+    rows = random.Random(n).choice([1, 2, 7, 1000])
+    policy = ss.journal.Journal(f"{folder}/j", checkpoint_rows=rows, checkpoint_every=1e9)
+    begun = os.path.exists(f"{folder}/j/header.json")
+    fleet = ss.Fleet.open(policy, t.MODEL) if begun else t.fleet(journal=policy)
+    out = os.open(f"{folder}/out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for i in range(fleet.rows, kills * 6):
+        if i == 60:
+            fleet.release()
+        info = fleet.step(t.Y[i % t.ROWS], t.REPORTED[i % t.ROWS])
+        os.write(out, (json.dumps([i, *map(repr, info.log_predictive.tolist())]) + chr(10)).encode())
+    fleet.close()
+    os._exit(0)
+def size():
+    return os.path.getsize(f"{folder}/out") if os.path.exists(f"{folder}/out") else 0
+codes = []
+while not codes or codes[-1] != 0:
+    said, child = size(), os.fork()
+    if child == 0:
+        try:
+            serve(len(codes))
+        finally:
+            os._exit(1)
+    if len(codes) < kills:
+        while size() == said and os.waitpid(child, os.WNOHANG) == (0, 0):
+            time.sleep(0.01)
+        time.sleep(random.uniform(0.0, 0.2))
+        os.kill(child, signal.SIGKILL)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    assert codes[-1] in (0, -9), codes
+print(codes.count(-9))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kill -9")
+def test_fleets_that_are_killed(tmp_path):
+    """Twenty times in the midst of the stream, at whatever it then did; rows told twice were told the same."""
+    source = json.dumps([str(Path(ss.__file__).parents[1]), str(Path(__file__).parent)])
+    command = [sys.executable, "-c", CHILD, str(tmp_path), source, "20"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = {}
+    for line in (tmp_path / "out").read_text().splitlines():
+        row, *numbers = json.loads(line)
+        assert said.setdefault(row, numbers) == numbers
+    clean = fleet()
+    for i in range(120):
+        if i == 60:
+            clean.release()
+        told = clean.step(Y[i % ROWS], REPORTED[i % ROWS]).log_predictive
+        if i in said:  # a kill may come between the commit and the word of it
+            assert said[i] == [repr(v) for v in told.tolist()]
+    again = ss.Fleet.open(tmp_path / "j", MODEL)
+    assert again.rows == 120
+    assert_same(again, clean)
+    print(f"{done.stdout.strip()} kills, {len(said)} of 120 rows told, all of them once")

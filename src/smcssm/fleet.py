@@ -21,6 +21,7 @@ from smcssm.fleets.frames import block_of_many
 from smcssm.fleets.infos import FleetInfo, of_step, scored, stacked
 from smcssm.fleets.ledger import Outcome, check_columns, columns, release_of
 from smcssm.fleets.membership import engine_of, joined, kept
+from smcssm.fleets.pooling import pooled
 from smcssm.fleets.rows import Block, Recorder, block_of_one, unseen
 from smcssm.fleets.runtime import FleetRuntime, listed, named
 from smcssm.journal import Journal
@@ -330,6 +331,15 @@ class Fleet:
             with self._runtime.lock:
                 self._keeper.wait()
                 self._runtime.store.close()
+
+    def refresh_prior(self) -> AbstractPrior:
+        """The prior, refitted to all series by empirical Bayes: for further series, ``Fleet(model, prior, ...)``.
+
+        A normal law of the unconstrained hyperparameters, the one that makes the data of this fleet most probable. The
+        series of this fleet keep the prior that they began with.
+        """
+        with self._runtime.lock:
+            return pooled(self._runtime)
 
     def copy(self) -> Fleet:
         """An independent fleet with the same past, which goes on bit for bit as this one would, without a journal."""

@@ -207,24 +207,25 @@ class RayFleet:
 
     def _take(self, block: Block) -> FleetInfo:
         """Check that every shard can take all of it, then send it."""
-        last, zone = self._check(block)
-        count, told = len(block.y), []
-        for start in range(0, count, ROWS):
-            rows = slice(start, min(start + ROWS, count))
-            self._rows += rows.stop - rows.start
-            self._layout = Layout(block.noise_sd is not None, exposure=False)
-            self._timed = None if block.stamps is None else block.stamps.dtype.kind
-            parts = [_cut(block, rows, slice(a, b)) for a, b in itertools.pairwise(self._edges)]
-            told.append(_joined(self._crew.send(parts, rows.stop - rows.start), self.names, 1))
-            refused = (block.reported[rows] & (self._quarantine == 0) & ~told[-1].taken).any(axis=0)
-            self._quarantine = np.where(refused, told[-1].status[-1], self._quarantine)
-            self._seen = Seen(told[-1].t[-1], last, zone)
-        if not told:
-            return stacked([], self.names, len(self.model.channel_names))
-        return _joined(told, self.names, 0)
+        self._check(block)
+        told = [self._send(_cut(block, slice(i, i + ROWS), slice(None))) for i in range(0, len(block.y), ROWS)]
+        return _joined(told, self.names, 0) if told else stacked([], self.names, len(self.model.channel_names))
 
-    def _check(self, block: Block) -> tuple[np.ndarray | None, str | None]:
-        """The times of the last observations, and the time zone, were the rows taken; nothing is sent yet.
+    def _send(self, block: Block) -> FleetInfo:
+        """Rows that count from now on, whatever happens to workers or disks."""
+        self._seen, before = self._check(block), self._quarantine
+        self._rows += len(block.y)
+        self._layout = Layout(block.noise_sd is not None, exposure=False)
+        self._timed = None if block.stamps is None else block.stamps.dtype.kind
+        parts = [_cut(block, slice(None), slice(a, b)) for a, b in itertools.pairwise(self._edges)]
+        told = _joined(self._crew.send(parts, len(block.y)), self.names, 1)
+        refused = (block.reported & (before == 0) & ~told.taken).any(axis=0)
+        self._quarantine = np.where(refused, told.status[-1], before)
+        self._seen = self._seen._replace(taken=told.t[-1])
+        return told
+
+    def _check(self, block: Block) -> Seen:
+        """What is known of time once the rows are taken; nothing is sent yet.
 
         Rows after one that will put a series into quarantine are checked as if they were to be taken.
         """
@@ -240,7 +241,7 @@ class RayFleet:
             stamps = None if block.stamps is None else block.stamps[i]
             _, last = times_passed(self._timing, state, stamps, block.zone, reported, self.names)
             state = Seen(state.taken + reported, last, state.zone if stamps is None else block.zone)
-        return state.last, state.zone
+        return state
 
     def release(self, series: Any = None) -> None:
         """Take observations again of series in quarantine: see ``Fleet.release``."""
