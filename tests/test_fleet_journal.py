@@ -71,7 +71,10 @@ def whole():
     return made
 
 
-@pytest.mark.parametrize("checkpoints", [pytest.param("sound", marks=pytest.mark.slow), "damaged", "none"])
+LONGER = [pytest.param(c, marks=pytest.mark.slow) for c in ("sound", "none")]
+
+
+@pytest.mark.parametrize("checkpoints", ["damaged", *LONGER])
 def test_a_fleet_that_ended_goes_on(tmp_path, whole, checkpoints):
     policy = Journal(tmp_path / "j", checkpoint_rows=5, checkpoint_every=math.inf)
     made = fleet(journal=policy)

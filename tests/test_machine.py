@@ -92,7 +92,7 @@ class Streams(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
-Streams.TestCase.settings = settings(max_examples=6, stateful_step_count=12, deadline=None, derandomize=True)
+Streams.TestCase.settings = settings(max_examples=4, stateful_step_count=12, deadline=None, derandomize=True)
 TestStreams = Streams.TestCase
 
 

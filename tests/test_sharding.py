@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import smcssm as ss
+from smcssm import sharding
 
 CODE = """
 import os, sys
@@ -46,6 +47,5 @@ def test_four_devices_are_as_one():
 
 
 def test_shares_are_equal():
-    engine = ss.Engine(ss.models.LocalLevel(), n_particles=64)
     with pytest.raises(ss.errors.ModelError, match="64 particles cannot be shared equally by 3 devices"):
-        engine.shard([None] * 3)
+        sharding._spread((), 64, [None] * 3)
