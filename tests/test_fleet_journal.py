@@ -208,7 +208,7 @@ print(codes.count(-9))
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_fleets_that_are_killed(tmp_path):
-    """Twenty times in the midst of the stream, at whatever it then did; rows told twice were told the same."""
+    """Up to twenty times in the midst of the stream, at whatever it then did; rows told twice were told the same."""
     source = json.dumps([str(Path(ss.__file__).parents[1]), str(Path(__file__).parent)])
     command = [sys.executable, "-c", CHILD, str(tmp_path), source, "20"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -227,4 +227,5 @@ def test_fleets_that_are_killed(tmp_path):
     again = ss.Fleet.open(tmp_path / "j", MODEL)
     assert again.rows == 120
     assert_same(again, clean)
+    assert int(done.stdout) >= 5
     print(f"{done.stdout.strip()} kills, {len(said)} of 120 rows told, all of them once")
