@@ -85,6 +85,18 @@ def test_readouts_are_those_of_engines(run):
     assert list(summary.index.names) == ["series", "hyperparameter"]
 
 
+def test_the_prior_is_refreshed(run):
+    prior = run[0].refresh_prior()
+    assert prior.names == run[0].prior.names
+    means = run[0].summary()["mean"].unstack()
+    middle = np.median(np.exp(prior.sample(jax.random.key(0), 4000)[0]), axis=1)
+    assert ((means.min() < middle) & (middle < means.max())).all()
+    few = run[0].copy()
+    few.remove(NAMES[:4])
+    with pytest.raises(ModelError, match="4 series tell too little of the law of 2 hyperparameters"):
+        few.refresh_prior()
+
+
 def test_scores_are_those_of_engines(run):
     made, _, engines = run
     scores = made.scores()

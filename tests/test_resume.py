@@ -262,7 +262,7 @@ def size():
         return os.path.getsize(f"{folder}/out")
     except FileNotFoundError:
         return 0
-signals, codes = [signal.SIGKILL] * kills + [signal.SIGTERM, signal.SIGINT], []
+signals, codes = [signal.SIGKILL] * kills + [signal.SIGTERM, signal.SIGINT] * max(1, kills // 5), []
 for n, number in enumerate(signals):
     child, said = start(n), size()
     if n % 3:  # in the midst of the stream; otherwise at any moment, compiling and resuming included
@@ -298,8 +298,9 @@ def test_streams_that_are_killed(tmp_path, kills):
     assert len(said) == len(words) - 1
     assert codes[-1] == 0
     assert set(codes[:kills]) <= {-9, 0}
-    assert codes[kills] in (143, -15, 0)
-    assert codes[kills + 1] in (130, -2, 0)
+    assert set(codes[kills:-1:2]) <= {143, -15, 0}
+    assert set(codes[kills + 1 : -1 : 2]) <= {130, -2, 0}
+    print(f"{codes.count(-9)} killed, exit codes of SIGTERM and SIGINT {codes[kills:-1]}, {len(said)} rows, each once")
     engine = ss.Engine.open(tmp_path / "j", *model_of(tmp_path / "j"))
     assert engine.t == len(said)
 

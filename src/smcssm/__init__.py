@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from smcssm import interfaces as interfaces
     from smcssm import journal as journal
     from smcssm import late as late
+    from smcssm import metrics as metrics
     from smcssm import models as models
     from smcssm import monitor as monitor
     from smcssm import moves as moves
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from smcssm.bridges.pymc_model import from_pymc as from_pymc
     from smcssm.comparison import compare as compare
     from smcssm.core import Status as Status
+    from smcssm.distributed.driver import RayFleet as RayFleet
     from smcssm.engine import Engine as Engine
     from smcssm.fleet import Fleet as Fleet
     from smcssm.schedules import Immediate as Immediate
@@ -33,8 +35,8 @@ else:
     # The same names, loaded when first used (PEP 562): `smcssm --help` need not wait for JAX. Where each one lives:
     # tests/test_cli.py holds this list and the one above together.
     _HOME = {
-        **dict.fromkeys(("errors", "filters", "gp", "interfaces", "journal", "late", "models", "monitor"), ""),
-        **dict.fromkeys(("moves", "plots", "priors", "schedules"), ""),
+        **dict.fromkeys(("errors", "filters", "gp", "interfaces", "journal", "late", "metrics"), ""),
+        **dict.fromkeys(("models", "monitor", "moves", "plots", "priors", "schedules"), ""),
         "LinearGaussianSSM": "bridges.distribution",
         **dict.fromkeys(("kalman_predict", "kalman_step", "kalman_update"), "bridges.expressions"),
         "from_statespace": "bridges.pymc_extras",
@@ -43,6 +45,7 @@ else:
         "Status": "core",
         "Engine": "engine",
         "Fleet": "fleet",
+        "RayFleet": "distributed.driver",
         "Immediate": "schedules",
         "Jitter": "schedules",
         "Paced": "schedules",

@@ -13,13 +13,12 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from smcssm import assemble, clock, persist
 from smcssm.checkpoint import Background, Folder
@@ -33,48 +32,59 @@ from smcssm.replayed import Replayed, upto
 from smcssm.timeline import moments
 
 
+class Moment(NamedTuple):
+    """What a checkpoint is made from: nothing of it is altered later, so that the stream may go on meanwhile."""
+
+    t: int
+    sync: Callable[[], None]
+    contents: Callable[[], Contents]
+
+
 class Keeper:
-    """Writes the checkpoints of an engine with a journal."""
+    """Writes the checkpoints of an engine, or a fleet, with a journal."""
 
     def __init__(self, journal: Journal, folder: Path, t: int) -> None:
         self.folder = Folder(folder / CHECKPOINTS, journal.keep, journal.hmac_key)
         self._every, self._rows = journal.checkpoint_every, journal.checkpoint_rows
         self._background, self._t, self._then = Background(), t, time.monotonic()
 
-    def after(self, engine: Engine) -> None:
+    def after(self, t: int, moment: Callable[[], Moment]) -> None:
         """A call has ended: see whether a checkpoint is due, and tell of one that failed. Under the engine's lock."""
         if (error := self._background.trouble()) is not None:
             warnings.warn(
                 f"{error}. The journal has all observations; to resume will take longer", SmcssmWarning, stacklevel=4
             )
-        rows = engine.t - self._t
+        rows = t - self._t
         due = time.monotonic() - self._then >= self._every or (self._rows is not None and rows >= self._rows)
         if rows and due and not self._background.busy:
-            self._background.start(self._work(engine))
+            self._background.start(partial(self._write, self._begun(moment())))
 
     def wait(self) -> None:
         """Until none is being written."""
         self._background.wait()
 
-    def now(self, engine: Engine) -> None:
+    def now(self, moment: Callable[[], Moment]) -> None:
         """Write one and wait for it; an error is raised. Under the engine's lock."""
         self._background.wait()
-        self._work(engine)()
+        self._write(self._begun(moment()))
 
-    def _work(self, engine: Engine) -> Any:
-        """What is left to do once the engine may go on."""
-        self._t, self._then = engine.t, time.monotonic()
-        runtime = engine._runtime
-        frozen, foretold, history = persist.freeze(engine), runtime.foretold(), runtime.history
-        return partial(self._write, frozen, foretold, history)
+    def _begun(self, moment: Moment) -> Moment:
+        self._t, self._then = moment.t, time.monotonic()
+        return moment
 
-    def _write(self, frozen: persist.Frozen, foretold: np.ndarray, history: History) -> None:
+    def _write(self, moment: Moment) -> None:
         try:
-            history.sync()
+            moment.sync()
         except OSError as error:
             raise CheckpointError(f"no checkpoint was written, for the journal cannot be synced: {error}") from error
         with jax.enable_x64(True):
-            self.folder.write(frozen.state.clock.taken, persist.contents(frozen, foretold))
+            self.folder.write(moment.t, moment.contents())
+
+
+def moment(engine: Engine) -> Moment:
+    """Of an engine. Under its lock."""
+    frozen, foretold = persist.freeze(engine), engine._runtime.foretold()
+    return Moment(engine.t, engine._runtime.history.sync, partial(persist.contents, frozen, foretold))
 
 
 def keeper(engine: Engine, journal: str | os.PathLike[str] | Journal | None) -> Keeper | None:
@@ -109,8 +119,10 @@ def _resumed(
 ) -> tuple[Engine, History, dict[str, Any], list[str]]:
     if "options" not in header:
         raise JournalError(f"{disk.path} says nothing of its engine: it was written by an earlier version")
+    if "series" in header:
+        raise JournalError(f"{disk.path} is the journal of a fleet: ss.Fleet.open resumes it")
     engine = kind(model, prior, **persist.arguments(header["options"], given))
-    persist.check_options(engine, header["options"], str(disk.path))
+    persist.check_options(persist.options(engine), header["options"], str(disk.path))
     runtime = engine._runtime
     persist.assert_same(str(disk.path), header, assemble.about(runtime.smc, runtime.n_series))
     persist.check_prior(header["prior"], persist.at_centre(runtime.smc, runtime.state.population))
@@ -155,25 +167,30 @@ def take_again(engine: Engine, history: History, zone: str | None) -> None:
     runtime.history = history
 
 
+def warn_of_passed_over(path: Path, skipped: list[str]) -> None:
+    """Checkpoints that were no good."""
+    if skipped:
+        warnings.warn(
+            f"checkpoints of {path} were passed over: {'; '.join(skipped)}. Nothing is lost: what came after an "
+            "earlier one, or all, was taken again from the journal",
+            SmcssmWarning,
+            stacklevel=4,
+        )
+
+
 def open_journal(
     kind: type, path: str | os.PathLike[str] | Journal, model: Any, prior: Any, given: Mapping[str, Any]
 ) -> Engine:
     """The engine of a journal, current and ready to write."""
     journal = path if isinstance(path, Journal) else Journal(path)
     engine, history, header, skipped = resume(kind, journal, model, prior, given)
-    if skipped:
-        warnings.warn(
-            f"checkpoints of {history.path} were passed over: {'; '.join(skipped)}. Nothing is lost: what came after "
-            "an earlier one, or all, was taken again from the journal",
-            SmcssmWarning,
-            stacklevel=3,
-        )
+    assert history.path is not None
+    warn_of_passed_over(history.path, skipped)
     at = engine.t
     try:
         take_again(engine, history, header["zone"])
     except BaseException:
         history.close()
         raise
-    assert history.path is not None
     engine._keeper = Keeper(journal, history.path, at)
     return engine

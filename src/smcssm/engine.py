@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smcssm import assemble, clock, durable, persist, readout
+from smcssm import assemble, clock, durable, persist, readout, sharding
 from smcssm.clock import Clock, Elapsed
 from smcssm.core import (
     AbstractFilter,
@@ -318,7 +318,7 @@ class Engine:
             bar = assemble.progress_bar(len(block.dt), progress)
             infos = self._assimilate(block, now, layout, passed, bar)
             if self._keeper is not None:
-                self._keeper.after(self)
+                self._keeper.after(self.t, partial(durable.moment, self))
             return infos.spread(passed.kept, state.clock.taken)
 
     def _assimilate(self, block: Observation, now: Clock, layout: Any, passed: Elapsed, bar: Any = None) -> StepInfos:
@@ -522,6 +522,17 @@ class Engine:
         """
         self._runtime.warmup(noise_sd, exposure)
 
+    def shard(self, devices: Sequence[Any] | None = None) -> None:
+        """Spread the particles over several devices, which then work on every observation together.
+
+        Numbers stay the same to rounding. Programs are compiled anew; after ``load``, ``open`` and ``reset`` particles
+        are on one device again.
+
+        Args:
+            devices: such as ``jax.devices()``, all of them by default; ``n_particles`` is a multiple of their number.
+        """
+        sharding.shard(self._runtime, devices)
+
     def copy(self, seed: int | None = None) -> Engine:
         """An independent engine with the same past; with a seed, its future randomness differs.
 
@@ -608,7 +619,7 @@ class Engine:
         if self._keeper is None:
             raise ModelError("checkpoint: this engine has no journal, engine.save(path) writes a file")
         with self._runtime.lock:
-            self._keeper.now(self)
+            self._keeper.now(partial(durable.moment, self))
 
     def close(self) -> None:
         """Let the journal go, safe on the disk, for another engine to open; this one can be read, but takes no more."""

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from smcssm import assemble, clock
+from smcssm import assemble
 from smcssm.core import AbstractKernel, AbstractModel, AbstractPrior, AbstractSchedule, Status
 from smcssm.engine import Engine
 from smcssm.errors import ModelError
-from smcssm.fleets import readout
-from smcssm.fleets.assembly import check_different, check_supported, names_of
+from smcssm.fleets import durable, readout
+from smcssm.fleets.assembly import check_different, check_may_change, configured, names_of
 from smcssm.fleets.frames import block_of_many
 from smcssm.fleets.infos import FleetInfo, of_step, scored, stacked
+from smcssm.fleets.ledger import Outcome, check_columns, columns, release_of
 from smcssm.fleets.membership import engine_of, joined, kept
+from smcssm.fleets.pooling import pooled
 from smcssm.fleets.rows import Block, Recorder, block_of_one, unseen
 from smcssm.fleets.runtime import FleetRuntime, listed, named
-from smcssm.late import Refuse
+from smcssm.journal import Journal
 from smcssm.runtime import alone
 
 if TYPE_CHECKING:
@@ -44,8 +48,11 @@ class Fleet:
         impossible: what becomes of an observation that model and prior cannot explain. "quarantine" refuses it, and
             all that follow in that series, until ``release``; "missing" takes it as missing.
         time_unit: the unit of time that hyperparameters are per, where times are dates: "1D", "1h", a timedelta.
+        journal: a new folder, or an ``smcssm.journal.Journal``, that keeps every row: ``Fleet.open`` resumes it.
         dtype: "float64" or "float32".
         seed: of all randomness; series k of a fleet draws what ``fleet.engine(name)`` would.
+        first: the number of its first series, where this is a part of a larger fleet: what a series draws hangs on
+            its number and the seed.
 
     Raises:
         ModelError: if model, prior and options do not fit each other.
@@ -63,32 +70,19 @@ class Fleet:
         ess_threshold: float = 0.5,
         impossible: str = "quarantine",
         time_unit: Any = None,
+        journal: str | os.PathLike[str] | Journal | None = None,
         dtype: str = "float64",
         seed: int = 0,
+        first: int = 0,
     ) -> None:
         names = names_of(series)
-        assemble.check_counts(n_particles=n_particles, seed=seed)
-        if impossible not in ("quarantine", "missing"):
-            raise ModelError(f'impossible={impossible!r}: expected "quarantine" or "missing"')
-        timing = clock.timing(getattr(model, "continuous_time", False), time_unit, None, Refuse())
-        smc = assemble.smc2(
-            model,
-            prior,
-            filter=None,
-            move=move,
-            schedule=schedule,
-            ess_threshold=ess_threshold,
-            impossible="error" if impossible == "quarantine" else impossible,
-            record=False,
-            dtype=dtype,
-            n_particles=n_particles,
-            resampling="systematic",
-            forgetting=1.0,
-            late=Refuse(),
-        )
-        check_supported(smc)
-        self._timing = timing
-        self._runtime = FleetRuntime(smc, n_particles, seed, names)
+        if not (isinstance(first, (int, np.integer)) and first >= 0):
+            raise ModelError(f"first={first!r}: expected the number of a series, 0 or more")
+        options: dict[str, Any] = dict(move=move, schedule=schedule, ess_threshold=ess_threshold, impossible=impossible)
+        options |= dict(n_particles=n_particles, time_unit=time_unit, dtype=dtype, seed=seed)
+        smc, self._timing = configured(model, prior, **options)
+        self._runtime = FleetRuntime(smc, n_particles, seed, names, int(first))
+        self._keeper = durable.begin(self, journal)  # last: it holds a lock
 
     def __repr__(self) -> str:
         model, n = self.model, self._runtime.n_particles
@@ -116,6 +110,11 @@ class Fleet:
     def t(self) -> np.ndarray:
         """How many observations each series has taken, missing ones included."""
         return self._runtime.state.taken.copy()
+
+    @property
+    def rows(self) -> int:
+        """How many rows it was given, whoever reported in them: from there on a source is read after ``Fleet.open``."""
+        return self._runtime.state.rows
 
     @property
     def log_evidence(self) -> np.ndarray:
@@ -170,13 +169,18 @@ class Fleet:
         """
         with alone(self._runtime):
             given = dict(series=series, reported=reported, time=time, inputs=inputs, noise_sd=noise_sd)
-            infos = self._take(block_of_many(self.model, self.names, ys, **given))
-            return stacked(infos, self.names, len(self.model.channel_names))
+            return self._taken(block_of_many(self.model, self.names, ys, **given))
+
+    def _taken(self, block: Block) -> FleetInfo:
+        """What all rows of a block said."""
+        return stacked(self._take(block), self.names, len(self.model.channel_names))
 
     def _take(self, block: Block) -> list[FleetInfo]:
         """Every row of a block, or none."""
-        runtime, infos = self._runtime, []
-        state = runtime.state
+        runtime, infos, outcomes = self._runtime, [], []
+        state, store = runtime.state, runtime.store
+        if store is not None:
+            check_columns(store, block, state.zone)
         recorder = Recorder(block, state.names, runtime.smc.dtype, self._timing)
         with jax.enable_x64(True):
             for i in range(len(recorder)):
@@ -184,8 +188,12 @@ class Fleet:
                 state, told = runtime.step(state, observation)
                 state = state._replace(sums=scored(state.sums, block.y[i].T, told))
                 infos.append(of_step(state, told))
+                outcomes.append(Outcome(told.taken, told.mask, observation.dt, told.row.pooled))
+        state = state._replace(rows=state.rows + len(infos), length=state.length + len(infos))
         new = (state.quarantine > 0) & (runtime.state.quarantine == 0)
-        runtime.state = state
+        runtime.commit(state, columns(block, outcomes) if store is not None and infos else None, block.zone)
+        if self._keeper is not None:
+            self._keeper.after(state.length, partial(durable.moment, self))
         if new.any():
             which = named(state.names, new)
             LOG.warning("series %s: an observation was refused; in quarantine until fleet.release()", which)
@@ -246,16 +254,21 @@ class Fleet:
             return engine_of(self._runtime, self._timing, self._runtime.place(name))
 
     def add(self, series: Any) -> None:
-        """Further series, at the prior: a name, or several. Programs are compiled anew for the new size."""
+        """Further series, at the prior: a name, or several. Programs are compiled anew for the new size.
+
+        A fleet with a journal refuses: its folder is of the series it began with.
+        """
         names = names_of([series] if isinstance(series, (str, bytes, int)) else series)
         with alone(self._runtime):
+            check_may_change(self._runtime.store)
             check_different(self.names + names)
             self._runtime.state = joined(self._runtime, names)
 
     def remove(self, series: Any) -> None:
-        """Give up a series, or several. Programs are compiled anew for the new size."""
+        """Give up a series, or several. Programs are compiled anew for the new size; with a journal as ``add``."""
         gone = {self._runtime.place(n) for n in ([series] if isinstance(series, (str, bytes, int)) else series)}
         with alone(self._runtime):
+            check_may_change(self._runtime.store)
             places = np.asarray([i for i in range(len(self)) if i not in gone], int)
             if not len(places):
                 raise ModelError("remove: a fleet has at least one series")
@@ -267,14 +280,69 @@ class Fleet:
         The rows that were refused meanwhile never were: where time passed, step over it with NaN.
         """
         some = self.names if series is None else [series] if isinstance(series, (str, bytes, int)) else series
-        with alone(self._runtime):
-            state = self._runtime.state
-            quarantine = state.quarantine.copy()
-            quarantine[[self._runtime.place(name) for name in some]] = Status.OK
-            self._runtime.state = state._replace(quarantine=quarantine)
+        runtime = self._runtime
+        with alone(runtime):
+            chosen = np.zeros(len(self), bool)
+            chosen[[runtime.place(name) for name in some]] = True
+            if (chosen & (runtime.state.quarantine != Status.OK)).any():
+                self._release(chosen)
+
+    def _release(self, chosen: np.ndarray) -> None:
+        """One record in the journal, of whichever series."""
+        runtime, state = self._runtime, self._runtime.state
+        quarantine = np.where(chosen, Status.OK, state.quarantine)
+        record = None if runtime.store is None else release_of(runtime.store, chosen)
+        runtime.commit(state._replace(quarantine=quarantine, length=state.length + 1), record)
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str] | Journal, model: AbstractModel, prior: Any = None, **options: Any
+    ) -> Fleet:
+        """Resume a journal, whatever ended the fleet that wrote it: bit for bit as if it had never been interrupted.
+
+        ``fleet.rows`` says how many rows are in it: a source is read on from that one.
+
+        Args:
+            path: the folder, or an ``smcssm.journal.Journal``.
+            model: the same one.
+            prior: the same one.
+            **options: of the fleet. They are in the journal; those that are given have to be the same.
+
+        Raises:
+            JournalError, CheckpointError: there is no journal, it was altered, is of another fleet, or another fleet
+                is writing to it.
+        """
+        return durable.open_journal(cls, path, model, prior, options)
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint into the journal's folder now, and wait for it. A stream of rows writes them by itself.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        if self._keeper is None:
+            raise ModelError("checkpoint: this fleet has no journal: Fleet(journal=folder) keeps one")
+        with self._runtime.lock:
+            self._keeper.now(partial(durable.moment, self))
+
+    def close(self) -> None:
+        """Let the journal go, safe on the disk, for another fleet to open; this one can be read, but takes no more."""
+        if self._keeper is not None and self._runtime.store is not None:
+            with self._runtime.lock:
+                self._keeper.wait()
+                self._runtime.store.close()
+
+    def refresh_prior(self) -> AbstractPrior:
+        """The prior, refitted to all series by empirical Bayes: for further series, ``Fleet(model, prior, ...)``.
+
+        A normal law of the unconstrained hyperparameters, the one that makes the data of this fleet most probable. The
+        series of this fleet keep the prior that they began with.
+        """
+        with self._runtime.lock:
+            return pooled(self._runtime)
 
     def copy(self) -> Fleet:
-        """An independent fleet with the same past, which goes on bit for bit as this one would."""
+        """An independent fleet with the same past, which goes on bit for bit as this one would, without a journal."""
         new = object.__new__(Fleet)
-        new._timing, new._runtime = self._timing, self._runtime.copy()
+        new._timing, new._runtime, new._keeper = self._timing, self._runtime.copy(), None
         return new

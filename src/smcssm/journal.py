@@ -91,6 +91,11 @@ class Recorded(NamedTuple):
 
 def create(journal: Journal, about: dict[str, Any]) -> History:
     """A history that is kept in a folder, to which nothing but a lock is written before the first commit."""
+    return History(created(journal, about))
+
+
+def created(journal: Journal, about: dict[str, Any]) -> Disk:
+    """Rows in such a folder."""
     path = Path(journal.path).resolve()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -102,7 +107,7 @@ def create(journal: Journal, about: dict[str, Any]) -> History:
         raise ModelError(f"journal: the folder {path} is not empty: {found.name} is in it. {remedy}")
     lock = Lock(path)
     sweep(path)
-    return History(Disk(path, about, journal.fsync, lock))
+    return Disk(path, about, journal.fsync, lock)
 
 
 def header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -128,7 +133,9 @@ def reopened(journal: Journal) -> tuple[dict[str, Any], Disk]:
     sweep(path)
     file, length = _sealed(path, record, first_seal, "r+b", "ss.journal.read(path, salvage=True)")
     about = {name: said for name, said in header.items() if name not in ("format", "columns")}
-    return header, Disk.opened(path, file, record, length, Disk(path, about, journal.fsync, lock))
+    disk = Disk.opened(path, file, record, length, Disk(path, about, journal.fsync, lock))
+    disk.sync()
+    return header, disk
 
 
 def read(path: str | os.PathLike[str], *, about: dict[str, Any] | None = None, salvage: bool = False) -> Recorded:
@@ -182,6 +189,8 @@ class Disk(Store):
         self._record = np.dtype([])
         self._file: RecordFile | None = None
         self._committed, self._seal, self._tail = 0, 0, bytearray()
+        self.durable = 0
+        """How many rows a power cut would leave."""
         self._dirty = self._lost = self._closed = False
 
     @classmethod
@@ -210,7 +219,7 @@ class Disk(Store):
     def sync(self) -> None:
         """Wait until the disk has all that was committed."""
         if self._file is not None:
-            self._sync(self._file)
+            self._sync(self._file, self._committed)
 
     def close(self) -> None:
         """Sync, and let the folder go."""
@@ -256,6 +265,7 @@ class Disk(Store):
         del self._tail[max(0, length - self._committed) * size :]
         if self._file is not None and (self._dirty or length < self._committed):
             self._committed = min(length, self._committed)
+            self.durable = min(length, self.durable)
             self._file.truncate(self._committed * size)
             self._seal = self.seal(self._committed) or self._seal
             self._dirty = False
@@ -290,17 +300,18 @@ class Disk(Store):
         self._file.write(self._committed * self._record.itemsize, batch)
         now = time.monotonic()
         if now - self._synced >= self._fsync:
-            self._sync(self._file)
+            self._sync(self._file, self._committed + len(batch) // self._record.itemsize)
             self._synced = now
         return new
 
-    def _sync(self, file: RecordFile) -> None:
+    def _sync(self, file: RecordFile, length: int) -> None:
         """After a sync that failed a later one may succeed without the rows that were lost: so it is remembered."""
         try:
             file.sync()
         except OSError:
             self._lost = True
             raise
+        self.durable = max(self.durable, length)
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], np.dtype, int]:

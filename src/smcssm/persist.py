@@ -11,10 +11,11 @@ import copy
 import os
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcssm import assemble, container, filters, late, schedules
-from smcssm.clock import Clock
+from smcssm.clock import Clock, Timing
 from smcssm.container import Contents
 from smcssm.core import AbstractFilter
 from smcssm.errors import CheckpointError, ModelError, SmcssmWarning
@@ -63,7 +64,18 @@ class Frozen(NamedTuple):
 
 def options(engine: Engine) -> dict[str, Words]:
     """The options of an engine in words; what is no number, text or part of this package by its ``repr``."""
-    smc, runtime, timing = engine._runtime.smc, engine._runtime, engine._timing
+    runtime = engine._runtime
+    return {
+        "n_particles": runtime.n_particles,
+        "runs": runtime.n_series,
+        "seed": engine._seed,
+        "record": None if engine._ring is None else engine._ring.capacity,
+        **shared_options(runtime.smc, engine._timing),
+    }
+
+
+def shared_options(smc: SMC2, timing: Timing) -> dict[str, Words]:
+    """What engines and fleets have in common."""
     parts = {
         "filter": _without_model(smc.filter),
         "move": smc.kernel,
@@ -71,10 +83,6 @@ def options(engine: Engine) -> dict[str, Words]:
         "late": timing.late,
     }
     return {
-        "n_particles": runtime.n_particles,
-        "runs": runtime.n_series,
-        "seed": engine._seed,
-        "record": None if engine._ring is None else engine._ring.capacity,
         **{n: getattr(smc, n) for n in ("dtype", "ess_threshold", "impossible", "resampling", "forgetting")},
         "time_unit": None if timing.unit is None else int(timing.unit.astype(np.int64)),
         "origin": _date(timing.origin),
@@ -103,15 +111,16 @@ def _part(part: Any) -> Words:
     return {"repr": repr(part)} if arrays else words
 
 
-def arguments(told: Mapping[str, Words], given: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(told: Mapping[str, Words], given: Mapping[str, Any], objects: Sequence[str] = OBJECTS) -> dict[str, Any]:
     """Arguments for an engine with the options that were told; those given have to be the same."""
     if "journal" in given:
         raise ModelError("journal= is for a new engine: load keeps rows in memory, Engine.open resumes a journal")
-    wrong = [n for n, v in given.items() if isinstance(v, (int, float, str)) and n in told and told[n] != v]
+    plain = {n: v for n, v in given.items() if isinstance(v, (int, float, str)) and n not in ("time_unit", "origin")}
+    wrong = [n for n, v in plain.items() if n in told and told[n] != v]
     if wrong:
         raise CheckpointError(f"{'; '.join(f'{n}={given[n]!r}, and it was {told[n]!r}' for n in wrong)}")
     found = {n: v for n, v in told.items() if n not in (*OBJECTS, "time_unit", "origin", "zone")}
-    for name in OBJECTS:
+    for name in objects:
         if name not in given and not (name == "move" and told[name] == _part(kernels.Metropolis())):
             found[name] = _object(name, told[name])  # the usual move is not named: Jitter takes none
     if told["time_unit"] is not None:
@@ -139,9 +148,8 @@ def _origin(stamp: Words, zone: str | None) -> Any:
     return moment if zone == OFFSET else moment.tz_convert(zone)
 
 
-def check_options(engine: Engine, told: Mapping[str, Words], where: str) -> None:
+def check_options(own: Mapping[str, Words], told: Mapping[str, Words], where: str) -> None:
     """That an engine is what it is said to be."""
-    own = options(engine)
     wrong = [f"{n}: {_short(told.get(n))} there, {_short(v)} here" for n, v in own.items() if told.get(n) != v]
     if wrong:
         raise CheckpointError(f"{where} is of an engine with other options: {'; '.join(wrong)}")
@@ -185,7 +193,7 @@ def contents(frozen: Frozen, foretold: np.ndarray, rows: dict[str, np.ndarray] |
 def restore(engine: Engine, found: Contents, history: History | None = None) -> None:
     """Make a fresh engine the one of a checkpoint, rows from there or as given; on an error it stays as it was."""
     runtime, words = engine._runtime, found.words
-    check_options(engine, words["options"], "the checkpoint")
+    check_options(options(engine), words["options"], "the checkpoint")
     assert_same("the observations", words["about"], assemble.about(runtime.smc, runtime.n_series))
     with runtime.lock, jax.enable_x64(True):
         fresh = runtime.state
@@ -216,8 +224,8 @@ def restore(engine: Engine, found: Contents, history: History | None = None) -> 
     warn_of_differences(words["built"])
 
 
-def check_state(smc: SMC2, fresh: Committed, state: Committed) -> None:
-    """The trees of a fresh engine; only inner particles may be more."""
+def check_state(smc: SMC2, fresh: Any, state: Any) -> None:
+    """Population and pending state as in a fresh engine or fleet; only inner particles may be more."""
     same = jax.tree.structure(state.population) == jax.tree.structure(fresh.population)
     pending = jax.tree.structure(state.pending) == jax.tree.structure(fresh.pending)
     if not same or not (pending or isinstance(state.pending, Twins)):
@@ -304,25 +312,36 @@ def warn_of_differences(told: Mapping[str, Words]) -> None:
         )
 
 
-def save(engine: Engine, path: Path, key: bytes | None) -> None:
-    """Write all of an engine into one file."""
+def whole_contents(engine: Engine) -> Contents:
+    """All of an engine, rows included."""
     runtime = engine._runtime
     with runtime.lock:
         frozen, foretold = freeze(engine), runtime.foretold()
-        rows = runtime.history.columns(0, frozen.state.length)
-        container.write(path, contents(frozen, foretold, rows), key)
+        return contents(frozen, foretold, runtime.history.columns(0, frozen.state.length))
+
+
+def save(engine: Engine, path: Path, key: bytes | None) -> None:
+    """Write all of an engine into one file."""
+    with engine._runtime.lock:
+        container.write(path, whole_contents(engine), key)
 
 
 def load(
     kind: type, path: Path, model: Any, prior: Any, key: bytes | None, given: Mapping[str, Any]
 ) -> Engine:
     """The engine of a file."""
-    found = container.read(path, key)
+    return from_contents(kind, container.read(path, key), str(path), model, prior, given)
+
+
+def from_contents(
+    kind: type, found: Contents, name: str, model: Any, prior: Any, given: Mapping[str, Any] = MappingProxyType({})
+) -> Engine:
+    """The engine of what a file, or message, holds."""
     try:
         engine = kind(model, prior, **arguments(found.words["options"], given))
         restore(engine, found)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(f"{name}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is sound, but not the checkpoint of an engine: {error!r}") from error
+        raise CheckpointError(f"{name} is sound, but not the checkpoint of an engine: {error!r}") from error
     return engine

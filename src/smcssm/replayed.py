@@ -35,8 +35,11 @@ class Replayed(Store):
         stop = self._length + len(next(iter(columns.values())))
         known = self.store.read(self._length, stop)
         for name, column in columns.items():
-            if not np.array_equal(known[name], column):
-                row = self._length + int(np.argmax((known[name] != column).reshape(len(column), -1).any(axis=1)))
+            other = known[name] != column
+            if column.dtype.kind in "fM":
+                other &= ~(np.isnan(known[name]) & np.isnan(column))
+            if other.any():
+                row = self._length + int(np.argmax(other.reshape(len(column), -1).any(axis=1)))
                 raise JournalError(
                     f"{self.path}: taken once more, row {row} is another one ({name}) than was recorded: is this the "
                     "model and prior that the journal was written with?"

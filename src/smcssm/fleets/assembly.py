@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from smcssm import assemble, clock
+from smcssm.clock import Timing
+from smcssm.core import AbstractKernel, AbstractModel, AbstractSchedule
 from smcssm.errors import ModelError
+from smcssm.history import Store
+from smcssm.late import Refuse
 from smcssm.smc2.kernels.metropolis import Metropolis
 from smcssm.smc2.population import SMC2
 from smcssm.smc2.schedules import Immediate, Jitter
@@ -38,6 +43,43 @@ def check_different(names: tuple[Any, ...]) -> None:
         seen.add(name)
 
 
+def configured(  # noqa: PLR0913
+    model: AbstractModel,
+    prior: Any,
+    *,
+    n_particles: int,
+    move: AbstractKernel | None,
+    schedule: AbstractSchedule | None,
+    ess_threshold: float,
+    impossible: str,
+    time_unit: Any,
+    dtype: str,
+    seed: int,
+) -> tuple[SMC2, Timing]:
+    """The parts of a fleet from its options, checked against each other."""
+    assemble.check_counts(n_particles=n_particles, seed=seed)
+    if impossible not in ("quarantine", "missing"):
+        raise ModelError(f'impossible={impossible!r}: expected "quarantine" or "missing"')
+    timing = clock.timing(getattr(model, "continuous_time", False), time_unit, None, Refuse())
+    smc = assemble.smc2(
+        model,
+        prior,
+        filter=None,
+        move=move,
+        schedule=schedule,
+        ess_threshold=ess_threshold,
+        impossible="error" if impossible == "quarantine" else impossible,
+        record=False,
+        dtype=dtype,
+        n_particles=n_particles,
+        resampling="systematic",
+        forgetting=1.0,
+        late=Refuse(),
+    )
+    check_supported(smc)
+    return smc, timing
+
+
 def check_supported(smc: SMC2) -> None:
     """The parts that work on some of many series at a time."""
     if not smc.filter.exact:
@@ -49,3 +91,12 @@ def check_supported(smc: SMC2) -> None:
         raise ModelError(f"schedule={smc.schedule!r}: a fleet has Immediate() or Jitter() so far")
     if not isinstance(smc.kernel, Metropolis):
         raise ModelError(f"move={smc.kernel!r}: a fleet has moves.Metropolis() so far")
+
+
+def check_may_change(store: Store | None) -> None:
+    """The series of a journal are those it began with."""
+    if store is not None:
+        raise ModelError(
+            f"{store.path} is the journal of the series it began with: add to, or remove from, fleet.copy(), which has "
+            "none; or begin another fleet for the new series"
+        )

@@ -15,7 +15,7 @@ from smcssm.clock import Timing
 from smcssm.core import AbstractModel, Observation
 from smcssm.errors import InputError
 from smcssm.fleets.runtime import FleetRuntime, State, listed, named
-from smcssm.fleets.times import stamps_for, times_passed
+from smcssm.fleets.times import Seen, stamps_for, times_passed
 from smcssm.ingest import Layout, numbers
 
 
@@ -187,7 +187,8 @@ class Recorder:
             raise InputError(f"noise_sd is given with every observation of a fleet or with none: earlier {was} it")
         reported = block.reported[i] & (state.quarantine == 0)
         stamps = None if block.stamps is None else block.stamps[i]
-        dt, last = times_passed(self._timing, state, stamps, block.zone, reported, self._names)
+        seen = Seen(state.taken, state.last, state.zone)
+        dt, last = times_passed(self._timing, seen, stamps, block.zone, reported, self._names)
         y = block.y[i].T
         mask = ~np.isnan(y) & reported
         observation = Observation(

@@ -21,10 +21,10 @@ from smcssm import forks
 from smcssm.core import Observation, Status
 from smcssm.errors import ImpossibleObservationError, ModelError
 from smcssm.fleets.histories import Histories
-from smcssm.history import History
+from smcssm.history import Columns, History, Store
 from smcssm.ingest import Layout
 from smcssm.readout.scores import none as no_scores
-from smcssm.runtime import after_move, fresh, series_keys, settled
+from smcssm.runtime import after_move, blank, fresh, series_keys, settled
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.batch import Batch, batches, put, take
 from smcssm.smc2.population import SMC2, Population
@@ -37,7 +37,8 @@ class State(NamedTuple):
 
     Of each series: its name, how many observations it has ``taken``, how many of them its history keeps (``lengths``),
     the time of its ``last`` observation, and why it is in quarantine, ``OK`` if it is not. ``sums`` are those of its
-    scores. ``born`` series there have been: the next one's number makes its key.
+    scores. ``born`` series there have been: the next one's number makes its key. The fleet was given so many ``rows``;
+    with releases from quarantine they are ``length`` records of its journal.
     """
 
     names: tuple[Any, ...]
@@ -53,6 +54,8 @@ class State(NamedTuple):
     last: np.ndarray | None = None
     zone: str | None = None
     layout: Layout | None = None
+    rows: int = 0
+    length: int = 0
 
 
 class Told(NamedTuple):
@@ -60,6 +63,7 @@ class Told(NamedTuple):
 
     row: Row
     taken: Bool[np.ndarray, " s"]
+    mask: Bool[np.ndarray, "y s"]
     log_predictive: Float[np.ndarray, " s"]
     moved: Bool[np.ndarray, " s"]
     acceptance: Float[np.ndarray, " s"]
@@ -76,11 +80,14 @@ class _Refused(Exception):
 class FleetRuntime:
     """Committed state and programs of one configuration."""
 
-    def __init__(self, smc: SMC2, n_particles: int, seed: int, names: tuple[Any, ...]) -> None:
-        self.smc, self.n_particles, self.seed = smc, n_particles, seed
+    store: Store | None = None
+    """The journal, if there is one."""
+
+    def __init__(self, smc: SMC2, n_particles: int, seed: int, names: tuple[Any, ...], first: int = 0) -> None:
+        self.smc, self.n_particles, self.seed, self.first = smc, n_particles, seed, first
         self.lock, self.busy = forks.guarded(self, threading.RLock()), False
         self.n_channels = len(smc.filter.model.channel_names)
-        self.state = self.fresh(names, 0)
+        self.state = self.fresh(names, first)
 
     def fresh(self, names: tuple[Any, ...], born: int) -> State:
         """Series at their prior, when others were born before them."""
@@ -136,7 +143,7 @@ class FleetRuntime:
             taken=state.taken + taken,
             lengths=lengths,
         )
-        return after, Told(rows, taken, gain, moved, acceptance)
+        return after, Told(rows, taken, np.asarray(kept.mask), gain, moved, acceptance)
 
     def _append(
         self, state: State, row: Observation, taken: Bool[np.ndarray, " s"], pooled: Bool[np.ndarray, " s"]
@@ -167,9 +174,35 @@ class FleetRuntime:
         _check_finite(due, rows.log_evidence)
         return part, report
 
+    def commit(self, state: State, columns: Columns | None, zone: str | None = None) -> None:
+        """Make a state the present one, once the journal has what led to it. Without any, ``columns`` are not read."""
+        if self.store is None or columns is None:
+            self.state = state
+            return
+        try:
+            self.store.append(columns)
+            self.store.note(zone=zone)
+            self.store.commit(state.length)
+            self.state = state
+        finally:
+            self.store.truncate(self.state.length)
+
+    def foretold(self) -> np.ndarray:
+        """Mean and sd of a next observation of every series, as ``Runtime.foretold``: nothing is committed."""
+        with self.lock, jax.enable_x64(True):
+            state = self.state
+            row = blank(self.smc, len(state.names), state.layout is not None and state.layout.noise_sd)
+            row = replace(row, dt=np.ones_like(row.dt), index=state.taken, reported=np.ones(len(state.names), bool))
+            block = jax.tree.map(lambda leaf: leaf[None], row)
+            program = compiled(advance, self.smc)
+            _, _, report = program(state.population, state.pending, block, (), np.int64(1), None)
+            rows, _ = unpack(np.asarray(report), self.n_channels, len(state.names))
+            return np.stack([rows.predictive_mean[0], rows.predictive_sd[0]])
+
     def copy(self) -> FleetRuntime:
         """An independent one with the same past."""
         new = copy.copy(self)
+        new.store = None
         with self.lock:
             state, new.lock = self.state, forks.guarded(new, threading.RLock())
             new.state = state._replace(histories=state.histories.chosen(np.arange(len(state.names))))

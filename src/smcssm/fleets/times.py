@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from smcssm.clock import Timing
 from smcssm.errors import InputError
-from smcssm.fleets.runtime import State, named
+from smcssm.fleets.runtime import named
 from smcssm.grid import written
 from smcssm.stamps import stamps_of
 
@@ -30,9 +30,35 @@ def stamps_for(time: Any, shape: tuple[int, int]) -> tuple[np.ndarray, str | Non
         raise InputError(f"time has shape {known.shape}: expected {expected}") from None
 
 
+class Seen(NamedTuple):
+    """What is known of time: how many observations each series has taken, the time of the last, and the time zone."""
+
+    taken: Int[np.ndarray, " s"]
+    last: np.ndarray | None
+    zone: str | None
+
+
+def check_kind(had: str | bool | None, has: str | None, zone: str | None, new_zone: str | None) -> None:
+    """A journal has time stamps of one kind and zone, "M" for dates, "f" for numbers, or none; False before any row.
+
+    Raises:
+        InputError: these differ in that from earlier ones.
+    """
+    if had is False:
+        return
+    if had != has:
+        kinds = {None: "no time", "M": "dates", "f": "numbers for times"}
+        raise InputError(
+            f"time: the first row of this fleet's journal came with {kinds[had]}, this one with {kinds[has]}; "
+            "a journal holds one kind"
+        )
+    if has is not None and new_zone != zone:
+        raise InputError(f"time has {new_zone}, earlier rows of this fleet's journal {zone}: convert all to UTC, say")
+
+
 def times_passed(
     timing: Timing,
-    state: State,
+    seen: Seen,
     stamps: np.ndarray | None,
     zone: str | None,
     reported: Bool[np.ndarray, " s"],
@@ -42,7 +68,7 @@ def times_passed(
 
     0 at the very first observation; one unit where there are no stamps, or where one observation is one step.
     """
-    taken, last = state.taken, state.last
+    taken, last = seen.taken, seen.last
     first = taken == 0
     steps = np.where(first, 0.0, 1.0)
     if stamps is None:
@@ -50,8 +76,8 @@ def times_passed(
             raise InputError(f"no time was given, but earlier observations of series {named(names, had)} had one")
         return steps, last
     _check(timing, taken, last, stamps, reported, names)
-    if last is not None and zone != state.zone:
-        raise InputError(f"time has {zone}, earlier stamps {state.zone}: convert all to UTC, say, or to none")
+    if last is not None and zone != seen.zone:
+        raise InputError(f"time has {zone}, earlier stamps {seen.zone}: convert all to UTC, say, or to none")
     before = stamps if last is None else np.where(_unknown(last), stamps, last)
     gap = stamps - before
     now = np.where(reported, stamps, np.full_like(stamps, _missing(stamps)) if last is None else last)

@@ -1,0 +1,223 @@
+"""A fleet in shards whose workers are lost at any moment: nothing lost or doubled, the same numbers to the last bit.
+
+Here workers are objects in this process, and end as they are told to; on Ray they are processes (`test_ray.py`).
+"""
+
+import itertools
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import smcssm as ss
+import test_fleet
+from smcssm.distributed import driver
+from smcssm.distributed.pool import Lost, Pool
+from smcssm.distributed.shard import FencedError, incarnations
+from smcssm.distributed.worker import Worker
+from smcssm.errors import InputError, JournalError, ModelError
+from smcssm.journal import Journal
+from test_fleet import MODEL
+
+OPTIONS = dict(**test_fleet.OPTIONS, seed=5)  # shards of 8: its programs are compiled once for all these files
+ROWS, NAMES = 24, tuple(range(16))
+
+
+def streams():
+    rng = np.random.default_rng(7)
+    y = np.cumsum(rng.normal(size=(ROWS, 16)), axis=0) + rng.normal(size=(ROWS, 16))
+    y[rng.random(y.shape) < 0.1] = np.nan
+    y[6, 11] = 1e300
+    reported = rng.random(y.shape) < 0.8
+    reported[6, 11] = True
+    return y, reported
+
+
+Y, REPORTED = streams()
+
+
+class Call:
+    def __init__(self, worker, said):
+        self.worker, self.said = worker, said
+
+
+class Objects(Pool):
+    """A pool of workers in this process. ``ends`` says how the n-th call ends, for each kind of end."""
+
+    ends: ClassVar = {}
+
+    def __init__(self, setup, storage, resources):
+        self.made, self.calls = (setup, storage), itertools.count()
+
+    def start(self):
+        return Worker(*self.made)
+
+    def call(self, worker, method, *arguments):
+        end = self.ends.get(next(self.calls))
+        worker.gone = getattr(worker, "gone", False) or end == "before"
+        if worker.gone:
+            return Call(worker, None)
+        try:
+            call = Call(worker, getattr(worker, method)(*arguments))
+        except Exception as error:
+            call = Call(worker, error)
+        worker.gone = end == "after"  # it did it, and was killed before it could say so
+        return call
+
+    def wait(self, calls, seconds):
+        return calls[:1]
+
+    def result(self, call):
+        if call.worker.gone:
+            raise Lost("it was killed")
+        if isinstance(call.said, Exception):
+            raise call.said
+        return call.said
+
+    def stop(self, worker):
+        worker.gone = True
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    monkeypatch.setattr(driver, "Pool", Objects)
+    monkeypatch.setattr(Objects, "ends", {})
+    return Objects
+
+
+def made(path, **options):
+    given = dict(series=NAMES, storage=path, n_workers=2, n_shards=2) | OPTIONS | options
+    return ss.RayFleet(MODEL, **given)
+
+
+def feed(fleet, start, stop):
+    """Some rows one by one, some in blocks; before row 16 series 11 is released."""
+    told, i = [], start
+    while i < stop:
+        if i == 16:
+            fleet.release(11)
+        rows = 1 if i % 8 < 4 else 4
+        told.append(fleet.update(Y[i : i + rows], reported=REPORTED[i : i + rows]))
+        i += rows
+    return told
+
+
+def assert_same(fleet, told, whole):
+    assert fleet.rows == ROWS
+    np.testing.assert_array_equal(fleet.t, REPORTED.sum(axis=0) - (REPORTED[6:16, 11].sum() * (np.arange(16) == 11)))
+    assert fleet.log_evidence.tobytes() == whole[1].tobytes()
+    assert fleet.summary().equals(whole[2])
+    for one, other in zip(told, whole[0], strict=True):
+        for name in ("t", "log_predictive", "pit", "ess", "moved", "status"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """What fleets that were never interrupted say: one for each half of the series."""
+    halves = [ss.Fleet(MODEL, series=NAMES[a : a + 8], first=a, **OPTIONS) for a in (0, 8)]
+
+    class Both:
+        def update(self, y, reported):
+            parts = enumerate(zip(np.split(y, 2, axis=1), np.split(reported, 2, axis=1), strict=True))
+            return driver._joined([halves[i].update(v, reported=r) for i, (v, r) in parts], NAMES, 1)
+
+        def release(self, name):
+            halves[1].release(name)
+
+    import pandas as pd
+
+    told = feed(Both(), 0, ROWS)
+    return told, np.concatenate([h.log_evidence for h in halves]), pd.concat([h.summary() for h in halves])
+
+
+def test_workers_that_end_at_any_moment(tmp_path, pool, whole):
+    rng = np.random.default_rng(3)
+    ends = {int(n): str(rng.choice(["before", "after"])) for n in rng.choice(np.arange(2, 60), 9, replace=False)}
+    pool.ends = ends
+    fleet = made(tmp_path / "s", buffer=4, journal=Journal("", fsync=1e9, checkpoint_rows=3))
+    told = feed(fleet, 0, ROWS)
+    pool.ends = {}
+    assert_same(fleet, told, whole)
+    assert fleet.lost >= 7
+    assert max(line.incarnation for line in fleet._crew.lines) > 3
+    assert all(len(incarnations(tmp_path / "s" / f"shard-{i:05d}")) <= 2 for i in range(2))
+    assert all(len(line.unsaved) <= 4 for line in fleet._crew.lines)
+
+
+def test_the_dead_may_come_back(tmp_path, pool, whole):
+    """A worker that was given up goes on writing: into a folder that nobody reads."""
+    fleet = made(tmp_path / "s")
+    told = feed(fleet, 0, 8)
+    crew = fleet._crew
+    zombie, line = crew.workers[0], crew.lines[0]
+    before = line.incarnation
+    crew._replace({0}, "thought to be lost")
+    shard = zombie._shards[0]
+    with pytest.raises(FencedError, match="incarnation 2 has taken over from 1"):
+        zombie.take(0, before, 8, _rows(8), False)
+    shard.fleet.update(Y[8:12, :8])  # had it looked a moment earlier
+    told += feed(fleet, 8, ROWS)
+    assert_same(fleet, told, whole)
+    with pytest.raises(FencedError, match="does not serve incarnation 1"):
+        crew.workers[0].ask(0, before, len)
+
+
+def test_rescale_close_and_open(tmp_path, pool, whole):
+    fleet = made(tmp_path / "s", n_workers=1)
+    told = feed(fleet, 0, 4)
+    fleet.rescale(2)
+    assert [line.worker for line in fleet._crew.lines] == [0, 1]
+    told += feed(fleet, 4, 12)
+    fleet.rescale(1)
+    assert "16 series in 2 shards on 1 workers" in repr(fleet)
+    fleet._crew.lines[0].accept(_rows(12), 1)
+    fleet._crew.run()  # the driver ends while one shard has a row more than the other: nobody was told of it
+    again = ss.RayFleet.open(tmp_path / "s", MODEL, n_workers=2, **OPTIONS)
+    assert again.rows == 12
+    with pytest.raises(FencedError, match="has taken over"):
+        fleet.step(Y[12])
+    again.close()
+    last = ss.RayFleet.open(tmp_path / "s", MODEL, n_workers=2, **OPTIONS)
+    told += feed(last, 12, ROWS)
+    assert_same(last, told, whole)
+    assert tuple(last.state()["mean"].coords["series"].values) == NAMES
+    assert len(last.scores()) == 2 * len(last.status()) == 32
+
+
+def _rows(i):
+    block = driver.block_of_one(MODEL, NAMES, Y[i], None)
+    return driver._cut(block, slice(None), slice(0, 8))
+
+
+def test_errors_change_nothing(tmp_path, pool, monkeypatch):
+    from smcssm import journal
+
+    fleet = made(tmp_path / "s")
+    feed(fleet, 0, 4)
+    t = fleet.t
+    for call, kind, match in (
+        (lambda: fleet.step(Y[4][:3]), InputError, r"expected \(16,\)"),
+        (lambda: fleet.step(Y[4], time=2.0), InputError, "came with no time, this one with numbers"),
+        (lambda: fleet.step(Y[4], noise_sd=1.0), InputError, "earlier without it"),
+        (lambda: fleet.release("x"), ModelError, "no series 'x'"),
+        (lambda: fleet.rescale(3), ModelError, "n_workers=3: expected between 1 and 2"),
+        (lambda: made(tmp_path / "s"), ModelError, "RayFleet.open resumes it"),
+        (lambda: made(tmp_path / "n", n_shards=17), ModelError, "n_shards=17: expected between 1 and 16"),
+        (lambda: made(tmp_path / "n", particles=3), ModelError, "particles: no options of a fleet"),
+        (lambda: made(tmp_path / "n", buffer=0), ModelError, "buffer=0"),
+        (lambda: ss.RayFleet.open(tmp_path / "none", MODEL), JournalError, "has no fleet"),
+    ):
+        with pytest.raises(kind, match=match):
+            call()
+    np.testing.assert_array_equal(fleet.t, t)
+    with monkeypatch.context() as patch:
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(journal.RecordFile, "write", full)
+        with pytest.raises(JournalError, match="No space"):
+            fleet.step(Y[4])
+    assert fleet.rows == 5  # it waits in the buffer
+    np.testing.assert_array_equal(fleet.t, t + 1)
