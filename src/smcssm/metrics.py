@@ -35,13 +35,13 @@ class Prometheus:
             from prometheus_client import REGISTRY, Counter, Gauge, Histogram
         except ModuleNotFoundError:
             raise ModelError('metrics need prometheus_client: pip install "smcssm[metrics]"') from None
-        where = dict(labelnames=("stream",), registry=REGISTRY if registry is None else registry)
+        where: dict[str, Any] = dict(labelnames=("stream",), registry=REGISTRY if registry is None else registry)
         self._rows = Counter(f"{prefix}_observations", "Observations taken", **where)
         self._moves = Counter(f"{prefix}_moves", "Times that a population was moved", **where)
         self._score = Counter(f"{prefix}_log_loss", "Sum of -log p(y_t | past), as far as it is positive", **where)
         self._ess = Gauge(f"{prefix}_ess", "Effective sample size after the last row, of series the smallest", **where)
         self._seconds = Histogram(f"{prefix}_step_seconds", "Time that a call took", buckets=SECONDS, **where)
-        by_status = where | {"labelnames": ("stream", "status")}
+        by_status: dict[str, Any] = where | {"labelnames": ("stream", "status")}
         self._status = Counter(f"{prefix}_status", "Rows by the worst thing that happened to them", **by_status)
 
     def observe(self, info: StepInfo | StepInfos | FleetInfo, stream: str = "") -> None:

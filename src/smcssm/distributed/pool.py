@@ -21,7 +21,7 @@ class Pool:
 
     def __init__(self, setup: Setup, storage: str, resources: dict[str, Any]) -> None:
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError:
             raise ModelError('RayFleet needs ray: pip install "smcssm[ray]"') from None
         self._ray, self._setup, self._storage = ray, setup, storage
