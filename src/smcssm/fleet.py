@@ -336,7 +336,8 @@ class Fleet:
         """The prior, refitted to all series by empirical Bayes: for further series, ``Fleet(model, prior, ...)``.
 
         A normal law of the unconstrained hyperparameters, the one that makes the data of this fleet most probable. The
-        series of this fleet keep the prior that they began with.
+        series of this fleet keep the prior that they began with. Experimental: the fit is checked against a closed
+        form, how it does on few series or with outliers among them is not known yet.
         """
         with self._runtime.lock:
             return pooled(self._runtime)
