@@ -99,8 +99,8 @@ MUTATIONS = (
     Mutation(
         "one-step predictives are averaged with the weights after the observation",
         "smc2/step.py",
-        "_mixture(at_full_exponent(population), info)",
-        "_mixture(at_full_exponent(new), info)",
+        "_mixture(at_full_exponent(population), info, obs)",
+        "_mixture(at_full_exponent(new), info, obs)",
         "tests/test_engine.py::test_predictives_follow_the_conjugate_student_t",
     ),
     Mutation(
