@@ -10,6 +10,8 @@ from smcssm import gp
 from smcssm.core import Observation
 from smcssm.filters import Kalman
 from smcssm.gaussian import Gaussian
+from smcssm.linalg import entrywise as module
+from smcssm.linalg.dense import extended
 from smcssm.linalg.entrywise import entrywise
 
 S, N = 2, 3
@@ -43,3 +45,27 @@ def test_equals_the_step_as_it_stands(name, x64):
     for a, b in zip(jax.tree.leaves(told), jax.tree.leaves(plain), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+def sums_along(x):
+    return jnp.cumsum(x, axis=0)
+
+
+@pytest.mark.parametrize("f", [sums_along, lambda x: jnp.sum(x[:0], axis=0) + x[0]])
+def test_what_mixes_entries_otherwise_is_done_as_it_stands(f, x64):
+    x = jnp.arange(12.0).reshape(2, S, N)
+    np.testing.assert_array_equal(entrywise(f, x), f(x))
+
+
+def test_too_many_operations_are_done_as_they_stand(monkeypatch, x64):
+    f, *args = a_step(MODELS["trend"])
+    monkeypatch.setattr(module, "MOST", 3)
+    for a, b in zip(jax.tree.leaves(entrywise(f, *args)), jax.tree.leaves(f(*args)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_scan_written_out_is_the_scan(monkeypatch, x64):
+    L, X = jnp.asarray(np.tril(np.ones((3, 3))))[..., None, None], jnp.arange(6.0).reshape(3, 2, 1, 1)
+    scanned = extended(L, X)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(extended(L, X), scanned, rtol=1e-14)

@@ -40,7 +40,7 @@ def scan_entries(f: Callable[[Any, Any], tuple[Any, Any]], carry: PyTree, rows: 
         return jax.lax.scan(f, carry, rows)
     out = []
     for i in range(count):
-        carry, told = f(carry, jax.tree.map(lambda leaf: leaf[i], rows))  # noqa: B023
+        carry, told = f(carry, jax.tree.map(operator.itemgetter(i), rows))
         out.append(told)
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *out)
 
@@ -135,6 +135,8 @@ class _Run:
 
     def _reduced(self, f: Callable[[Any, Any], Any], axes: tuple[int, ...], a: Entries) -> Entries:
         last = np.moveaxis(a, axes, range(a.ndim - len(axes), a.ndim))
+        if not a.size:
+            raise NotEntrywise("a reduction of nothing")
         last = last.reshape(*last.shape[: a.ndim - len(axes)], -1)
         out = np.empty(last.shape[:-1], object)
         for i in np.ndindex(out.shape):
