@@ -124,7 +124,7 @@ def is_calibrated(u):
 SCHEDULES = {"immediate": ss.Immediate(), "paced": ss.Paced(budget=4)}
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", ["immediate", pytest.param("paced", marks=pytest.mark.slow)])
 def test_calibrated(name):
     assert is_calibrated(ranks(SCHEDULES[name], *SMALL))
 

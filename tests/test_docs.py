@@ -40,7 +40,9 @@ def pieces(text):
 
 def small(code):
     """The same with fewer particles and draws."""
-    return re.sub(r"(?<=n_particles=)\d+", "64", re.sub(r"(?<=draws=)\d+", "50", code))
+    for what, most in (("n_particles", 64), ("draws", 50)):
+        code = re.sub(rf"(?<={what}=)\d+", lambda number, most=most: str(min(int(number[0]), most)), code)
+    return code
 
 
 def marked(page):

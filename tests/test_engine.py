@@ -615,6 +615,7 @@ def test_quantiles_of_a_component_that_is_known_exactly(x64):
     np.testing.assert_array_equal(mixture_quantiles(w, m, s, jnp.asarray([0.1, 0.5]))[0, 0], [-1.0, 2.0])
 
 
+@pytest.mark.slow
 def test_forecast_quantiles_under_priors_without_moments():
     with pm.Model() as prior:
         for name in ("level", "obs"):

@@ -102,6 +102,7 @@ def test_groups_show_the_error_at_length_with_eight_hyperparameters():
     compare(engine, names)
 
 
+@pytest.mark.slow
 def test_forgetting_follows_its_target():
     """Weights prior * exp(L_t), L_t = keep L_t-1 + l_t, on a grid; the evidence is the sum of one-step predictives."""
     keep, y = 0.97, LOCAL_LEVEL.simulate(120, 2)

@@ -124,6 +124,7 @@ def flat(theta):
     return 0.0 * theta["s"]
 
 
+@pytest.mark.slow
 def test_an_engine_takes_exposures():
     """Of one known process: the evidence is the likelihood; what overlaps is refused, and nothing has happened then."""
     t, exposure, y = stream()

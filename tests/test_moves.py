@@ -79,7 +79,10 @@ def recorded(model, prior, t, n_particles=6, dtype="float64"):
     return smc, state.population, journal
 
 
-@pytest.mark.parametrize("name", MODELS)
+QUICK = ("trend", "singular")
+
+
+@pytest.mark.parametrize("name", [pytest.param(k, marks=() if k in QUICK else pytest.mark.slow) for k in MODELS])
 def test_gradient_equals_finite_differences(name):
     """Over two chunks, the second one short; the value is the prior plus what a replay of history says."""
     with jax.enable_x64(True):

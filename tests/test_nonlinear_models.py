@@ -20,9 +20,10 @@ pytestmark = pytest.mark.usefixtures("x64")
 # --- theta-logistic growth -------------------------------------------------------------------------------------------
 
 GROWTH = {"growth": 0.8, "capacity": 20.0, "shape": 1.5, "sigma_process": 0.3, "sigma_obs": 0.2}
+METHODS = ["guided", *(pytest.param(method, marks=pytest.mark.slow) for method in ("bootstrap", "auxiliary"))]
 
 
-@pytest.mark.parametrize("method", ["bootstrap", "guided", "auxiliary"])
+@pytest.mark.parametrize("method", METHODS)
 def test_theta_logistic_against_a_grid(method):
     r, capacity, shape, q, sd = GROWTH.values()
     y = np.log(np.r_[5, 8, 14, 22, np.nan, 18, 25, 9, 12, 19.0])

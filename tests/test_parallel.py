@@ -137,7 +137,7 @@ def test_smoother_equals_dense_law(blocks):
             np.testing.assert_allclose(lagged[..., s, n], joint[t[:-1], :, t[1:]], atol=1e-9 * scale)
 
 
-@pytest.mark.parametrize("blocks", [1, BLOCKS])
+@pytest.mark.parametrize("blocks", [pytest.param(1, marks=pytest.mark.slow), BLOCKS])
 def test_draws_have_the_joint_law(blocks):
     """A draw is affine in its noise: the Jacobian times its transpose is the covariance of all states."""
     which, data, size = [0, 2, 5], observations(), (T + 1) * NX

@@ -127,7 +127,10 @@ def check_against_grid(filter, theta, oracle, sharp):
     return info, before, predicted, belief, ratio, smoothed
 
 
-@pytest.mark.parametrize("scheme", FILTERS)
+QUICK = ("systematic", "sorted")
+
+
+@pytest.mark.parametrize("scheme", [pytest.param(s, marks=() if s in QUICK else pytest.mark.slow) for s in FILTERS])
 def test_stochastic_volatility(scheme):
     filter = Particle(ss.models.StochasticVolatility(), n_particles=M, **FILTERS[scheme])
     y, x, *_ = sv_oracle()
@@ -173,7 +176,7 @@ def test_poisson_counts():
 
 
 @pytest.mark.parametrize("method", ["bootstrap", "guided", "auxiliary"])
-@pytest.mark.parametrize("scheme", ["systematic", "always"])
+@pytest.mark.parametrize("scheme", ["systematic", pytest.param("always", marks=pytest.mark.slow)])
 def test_linear_gaussian_against_kalman(method, scheme):
     """With a proposal and a look-ahead, rows at the same time and missing ones."""
     filter = Particle(LINEAR_MODEL, n_particles=M, method=method, **FILTERS[scheme])

@@ -79,7 +79,7 @@ def test_draws_have_the_mean_and_covariance_of_the_components():
         assert np.all(np.abs(got.mean(axis=-1) - expected) <= 4 * standard_error)
 
 
-@pytest.mark.parametrize("d", [1, 2, 10, 20])
+@pytest.mark.parametrize("d", [1, 2, pytest.param(10, marks=pytest.mark.slow), 20])
 def test_draws_are_importance_samples_with_the_right_constant(d):
     z = one_mode(d, 1000)
     tuning, narrow = fit(z), stats.multivariate_normal(z.mean(axis=1), 0.5 * np.atleast_2d(np.cov(z)))

@@ -17,7 +17,7 @@ PARTS = {
     "switching": (ss.models.SwitchingLevel(initial_sd=2.0), RaoBlackwell(n_particles=M)),
     "nonlinear": (ss.models.StochasticVolatility(), Particle(n_particles=M)),
 }
-NAMES = ["regimes", "switching", pytest.param("nonlinear", marks=pytest.mark.slow)]
+NAMES = ["switching", *(pytest.param(name, marks=pytest.mark.slow) for name in ("regimes", "nonlinear"))]
 
 
 @functools.cache

@@ -37,6 +37,7 @@ def data(t, seed=5, surprises=()):
     return y
 
 
+@pytest.mark.slow
 def test_paced_has_the_posterior_after_a_surprise():
     y = data(400, surprises=[(150, 15.0)])
     e = engine(runs=8)
@@ -161,6 +162,7 @@ def test_nothing_is_said_of_an_error_that_is_not_known():
     assert np.isnan(e.log_evidence_sd)
 
 
+@pytest.mark.slow
 def test_what_is_taken_as_missing_is_missing_for_challengers_too():
     """At every tenth row, so also in a cycle and on the row at which it is judged."""
     y = data(200)
@@ -292,6 +294,7 @@ def test_wrong_evidence_is_suspect():
     assert (infos.status == ss.Status.SUSPECT).any()
 
 
+@pytest.mark.slow
 def test_sound_evidence_is_not():
     infos = engine(n=1000).update(data(260))
     assert not (infos.status == ss.Status.SUSPECT).any()
