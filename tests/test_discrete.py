@@ -11,7 +11,7 @@ from scipy.stats import norm
 import smcssm as ss
 from filtering import block
 from smcssm.core import at_each_particle
-from smcssm.filters import Discrete, RaoBlackwell
+from smcssm.filters import Discrete, Particle, RaoBlackwell
 from smcssm.priors.base import Dirichlet
 from test_rao_blackwell import both, keys, run
 
@@ -113,15 +113,51 @@ def wild(theta):
     return {"F": [[0.0]], "H": [[0.0]], "d": [theta["mu"]], "chol_R": [[0.7]]}
 
 
+SWITCHING = ss.models.Switching((calm, wild), initial=[0.4, 0.6], transition=stays, names=("mu", "stay"))
+
+
 def test_the_rao_blackwellised_filter_of_the_same_model_agrees():
-    model = ss.models.Switching((calm, wild), initial=[0.4, 0.6], transition=stays, names=("mu", "stay"))
     _, rows = block(Y[:8], dt=DT[:8])
     want, info = run(Discrete(OWN), keys(), both(POINTS), rows)
-    inner = RaoBlackwell(model, 256)
+    inner = RaoBlackwell(SWITCHING, 256)
     belief, got = run(inner, keys(), both(POINTS), rows)
     for name in ("log_lik", "mean", "sd", "pit"):
         np.testing.assert_allclose(getattr(got, name), getattr(info, name), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(inner.regimes(belief), want.p, rtol=1e-9)
+
+
+def regime_model():
+    """The same chain for a bootstrap filter: its state is the number of the regime."""
+
+    def begin(key, theta):
+        return jnp.where(jax.random.bernoulli(key, 0.6), 1.0, 0.0)
+
+    def move(key, theta, u, step):
+        return jnp.where(jax.random.bernoulli(key, jnp.where(u == 0, 1 - theta["stay"], 0.8)), 1.0, 0.0)
+
+    def log_observation(theta, u, y, step):
+        return jnp.where(u == 0, *log_p(theta, y, step))
+
+    return ss.models.Nonlinear(begin, move, log_observation, names=("mu", "stay"))
+
+
+ESTIMATES = [
+    pytest.param(RaoBlackwell(SWITCHING, 4), marks=pytest.mark.slow, id="branches left out"),
+    pytest.param(Particle(regime_model(), n_particles=64), id="drawn"),
+]
+
+
+@pytest.mark.parametrize("inner", ESTIMATES)
+def test_estimates_of_its_likelihood_have_no_bias(inner):
+    """Exact is the forward filter; inner particles, of fewer branches or drawn, are right on average."""
+    n, rows = 1000, block(Y[:14], dt=DT[:14])[1]
+    _, told = run(Discrete(OWN), keys(), both(POINTS), rows)
+    exact = np.asarray(told.log_lik).sum(axis=0)
+    for i in range(3):
+        _, info = run(inner, keys(i), both({k: np.full(n, v[i]) for k, v in POINTS.items()}), rows)
+        ratio = np.exp(np.asarray(info.log_lik).sum(axis=0) - exact[:, i : i + 1])
+        assert (0 < ratio.std(axis=1)).all() and (ratio.std(axis=1) < 1).all()
+        assert (np.abs(ratio.mean(axis=1) - 1) < 4 * ratio.std(axis=1) / np.sqrt(n)).all()
 
 
 def test_draws_and_simulated_futures_have_the_moments_of_the_chain():

@@ -121,6 +121,24 @@ def test_with_as_many_particles_as_paths_it_is_the_sum_over_paths():
     assert (np.asarray(info.status) == 0).all()
 
 
+@pytest.mark.slow
+def test_fourteen_observations_are_the_sum_over_16384_paths():
+    y = np.random.default_rng(8).normal(size=(14, 2)).cumsum(axis=0)
+    y[[4, 9], [0, 1]] = np.nan
+    y[6] = np.nan
+    both_series, rows = block(y)
+    inner = RaoBlackwell(MODEL, 2**14, max_inner=2**14)
+    theta = {k: v[:1] for k, v in THETA.items()}
+    belief, info = run(inner, keys(), both(theta), rows)
+    of_one = {k: v[0] for k, v in THETA.items()}
+    found = enumeration.paths(np.array(first(of_one)), np.array(moves(of_one)), regimes(of_one), both_series[..., 0])
+    assert len(found) == 2**14
+    np.testing.assert_allclose(info.log_lik[:, 0, 0].sum(), enumeration.log_likelihood(found), rtol=1e-10)
+    got = (*inner.moments(belief), inner.regimes(belief))
+    for have, want in zip(got, enumeration.filtered(found, 2), strict=True):
+        np.testing.assert_allclose(np.asarray(have)[:, 0, 0], want, rtol=1e-9)
+
+
 def many(theta, i, n):
     """n copies of particle i: as many independent runs of the filter."""
     return {k: jnp.full((2, n), v[i]) for k, v in theta.items()}
