@@ -4,6 +4,7 @@ Here workers are objects in this process, and end as they are told to; on Ray th
 """
 
 import itertools
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 
 import smcssm as ss
 import test_fleet
-from smcssm.distributed import driver
+from smcssm.distributed import driver, handover
 from smcssm.distributed.pool import Lost, Pool
 from smcssm.distributed.shard import FencedError, incarnations
 from smcssm.distributed.worker import Worker
-from smcssm.errors import InputError, JournalError, ModelError
+from smcssm.errors import CheckpointError, InputError, JournalError, ModelError
+from smcssm.fleets.infos import joined
 from smcssm.journal import Journal
+from smcssm.records import RecordFile
 from test_fleet import MODEL
 
 OPTIONS = dict(**test_fleet.OPTIONS, seed=5)  # shards of 8: its programs are compiled once for all these files
@@ -120,7 +123,7 @@ def whole():
     class Both:
         def update(self, y, reported):
             parts = enumerate(zip(np.split(y, 2, axis=1), np.split(reported, 2, axis=1), strict=True))
-            return driver._joined([halves[i].update(v, reported=r) for i, (v, r) in parts], NAMES, 1)
+            return joined([halves[i].update(v, reported=r) for i, (v, r) in parts], NAMES, 1)
 
         def release(self, name):
             halves[1].release(name)
@@ -136,25 +139,37 @@ def test_workers_that_end_at_any_moment(tmp_path, pool, whole):
     ends = {int(n): str(rng.choice(["before", "after"])) for n in rng.choice(np.arange(2, 60), 9, replace=False)}
     pool.ends = ends
     fleet = made(tmp_path / "s", buffer=4, journal=Journal("", fsync=1e9, checkpoint_rows=3))
+    left = tmp_path / "s" / "shard-00001" / "000000.tmp"  # by a worker that was killed as it copied
+    (left / "checkpoints").mkdir(parents=True)
     told = feed(fleet, 0, ROWS)
     pool.ends = {}
     assert_same(fleet, told, whole)
     assert fleet.lost >= 7
+    assert not left.exists()
     assert max(line.incarnation for line in fleet._crew.lines) > 3
     assert all(len(incarnations(tmp_path / "s" / f"shard-{i:05d}")) <= 2 for i in range(2))
     assert all(len(line.unsaved) <= 4 for line in fleet._crew.lines)
 
 
-def test_the_dead_may_come_back(tmp_path, pool, whole):
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_the_dead_may_come_back(tmp_path, pool, whole, monkeypatch):
     """A worker that was given up goes on writing: into a folder that nobody reads."""
     fleet = made(tmp_path / "s")
     told = feed(fleet, 0, 8)
     crew = fleet._crew
     zombie, line = crew.workers[0], crew.lines[0]
     before = line.incarnation
-    crew._replace({0}, "thought to be lost")
+    with monkeypatch.context() as patch:
+        patch.setattr(handover, "_copy", full)
+        with pytest.raises(JournalError, match=r"000001 cannot be copied to .*000002: No space"):
+            crew._replace({0}, "thought to be lost")
+    assert len(list((tmp_path / "s" / "shard-00000").iterdir())) == 1
+    crew._open()
     shard = zombie._shards[0]
-    with pytest.raises(FencedError, match="incarnation 2 has taken over from 1"):
+    with pytest.raises(FencedError, match="incarnation 3 has taken over from 1"):
         zombie.take(0, before, 8, _rows(8), False)
     shard.fleet.update(Y[8:12, :8])  # had it looked a moment earlier
     told += feed(fleet, 8, ROWS)
@@ -163,9 +178,36 @@ def test_the_dead_may_come_back(tmp_path, pool, whole):
         crew.workers[0].ask(0, before, len)
 
 
-def test_rescale_close_and_open(tmp_path, pool, whole):
-    fleet = made(tmp_path / "s", n_workers=1)
+def test_a_sync_that_fails(tmp_path, pool, whole, monkeypatch):
+    """What it has kept is not known: the shard goes on from what the driver knows."""
+    policy, sync, calls = Journal("", fsync=1e9, checkpoint_every=1e9), RecordFile.sync, itertools.count()
+    fleet = made(tmp_path / "s", buffer=1, journal=policy)
+
+    def sometimes(self):
+        if next(calls) in (5, 10):
+            raise OSError(5, "Input/output error")
+        sync(self)
+
     told = feed(fleet, 0, 4)
+    monkeypatch.setattr(RecordFile, "sync", sometimes)
+    told += feed(fleet, 4, ROWS)
+    assert [line.incarnation for line in fleet._crew.lines] != [1, 1]
+    assert fleet.lost == 0
+    assert_same(fleet, told, whole)
+
+
+def test_rescale_close_and_open(tmp_path, pool, whole, monkeypatch):
+    fleet = made(tmp_path / "s", n_workers=1)
+    told, close = feed(fleet, 0, 4), Worker.close
+
+    def in_vain(*arguments):
+        close(*arguments)
+        raise CheckpointError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "close", in_vain)
+        with pytest.raises(CheckpointError, match="disk is full"):
+            fleet.rescale(2)
     fleet.rescale(2)
     assert [line.worker for line in fleet._crew.lines] == [0, 1]
     told += feed(fleet, 4, 12)
@@ -177,7 +219,14 @@ def test_rescale_close_and_open(tmp_path, pool, whole):
     assert again.rows == 12
     with pytest.raises(FencedError, match="has taken over"):
         fleet.step(Y[12])
+    fleet._crew.workers[0].gone = True
+    for _ in range(2):
+        with pytest.raises(FencedError, match="another driver has taken over"):
+            fleet.step(Y[13])
     again.close()
+    again.close()
+    with pytest.raises(JournalError, match=r"has let .* go: ss.RayFleet.open"):
+        again.summary()
     last = ss.RayFleet.open(tmp_path / "s", MODEL, n_workers=2, **OPTIONS)
     told += feed(last, 12, ROWS)
     assert_same(last, told, whole)
@@ -212,12 +261,51 @@ def test_errors_change_nothing(tmp_path, pool, monkeypatch):
             call()
     np.testing.assert_array_equal(fleet.t, t)
     with monkeypatch.context() as patch:
-
-        def full(*_):
-            raise OSError(28, "No space left on device")
-
         patch.setattr(journal.RecordFile, "write", full)
         with pytest.raises(JournalError, match="No space"):
             fleet.step(Y[4])
     assert fleet.rows == 5  # it waits in the buffer
     np.testing.assert_array_equal(fleet.t, t + 1)
+    take, calls = Worker.take, itertools.count()
+
+    def dies(*arguments):
+        if next(calls) < 10:
+            raise Lost("it was killed")
+        return take(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "take", dies)
+        with pytest.raises(JournalError, match=r"4 times in a row these shards were lost .*: 0 \(record 5\)"):
+            fleet.step(Y[5])
+    np.testing.assert_array_equal(fleet.t, t + 2)
+    wait, inside = pool.wait, []
+
+    def asked(self, calls, seconds):
+        with pytest.raises(RuntimeError, match="cannot be called from within") as told:
+            fleet.summary()
+        inside.append(told)
+        return wait(self, calls, seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "wait", asked)
+        fleet.step(Y[6])
+    assert inside
+    assert fleet.rows == 7
+
+
+def test_what_ray_says_of_a_process_that_is_gone():
+    """Out of memory, say, which is no error of actors: all but an exception of the call itself means so."""
+    names = ("RayTaskError", "OutOfMemoryError", "RuntimeEnvSetupError")
+    base = type("RayError", (Exception,), {"cause": InputError("of the call")})
+    kinds = {name: type(name, (base,), {}) for name in names}
+
+    def get(call):
+        raise kinds[call]("said so\nand more")
+
+    pool = object.__new__(Pool)
+    pool._ray = SimpleNamespace(exceptions=SimpleNamespace(RayError=base, **kinds), get=get)
+    with pytest.raises(InputError, match="of the call"):
+        pool.result(names[0])
+    for name in names[1:]:
+        with pytest.raises(Lost, match=r"^said so$"):
+            pool.result(name)

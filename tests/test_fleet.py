@@ -146,6 +146,24 @@ def test_quarantine_leaves_neighbours_as_they_are(value, caplog, run):
     assert wild.step({"d": 0.5}).taken[3]
 
 
+def test_what_was_refused_never_was():
+    """Nor its time: what follows its release comes as long after the last row that was taken."""
+    made, absent = fleet(), fleet()
+    odd = np.where(np.arange(8) == 3, 1e300, Y[1])
+    for one in (made, absent):
+        one.step(Y[0], time=0.0).t[:] = 9  # what was told is the user's own
+    made.step(odd, time=1.0)
+    absent.step(odd, [name for name in NAMES if name != "d"], time=1.0)
+    made.release()
+    assert made.engine("d").t == 1
+    for one in (made, absent):
+        one.step(Y[2], time=1.0 + np.arange(8) % 2)
+    for a, b in zip(bits(made, NAMES), bits(absent, NAMES), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(made._runtime.state.last, absent._runtime.state.last)
+    np.testing.assert_array_equal(made.t, 2 + (np.arange(8) != 3))
+
+
 @pytest.mark.slow
 def test_impossible_values_may_be_missing():
     made, absent = fleet(impossible="missing"), fleet(impossible="missing")
@@ -233,6 +251,7 @@ def test_add_and_remove(run):
         (np.full(8, np.inf), {}, "series 'a' is infinite; a missing value is NaN"),
         ({"a": "high"}, {}, "expected real numbers, got 'high'"),
         (np.zeros(8), {"reported": [True]}, "expected 8 booleans, or names"),
+        (np.zeros(8), {"reported": REPORTED[:5]}, r"an array of shape \(5, 8\); expected 8 booleans, or names"),
         (np.zeros(8), {"reported": ["z"]}, "reported: got 'z'"),
         (np.zeros(8), {"inputs": np.zeros(8)}, "this model reads none"),
         (np.zeros(8), {"noise_sd": -1.0}, "noise_sd: series 'a' has a negative one"),

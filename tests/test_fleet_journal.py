@@ -149,9 +149,28 @@ def test_a_call_that_cannot_be_written_changes_nothing(tmp_path, whole, monkeypa
             feed(made, 10, 11)
         with pytest.raises(JournalError, match="the engine is unchanged: No space"):
             made.release()
+    with monkeypatch.context() as patch:
+        write, truncate, written = journal.RecordFile.write, journal.Disk.truncate, []
+
+        def interrupted(self, *arguments):
+            write(self, *arguments)
+            written.append(self)
+            raise KeyboardInterrupt
+
+        def again(self, length):
+            if written:
+                raise KeyboardInterrupt
+            truncate(self, length)
+
+        patch.setattr(journal.RecordFile, "write", interrupted)
+        patch.setattr(journal.Disk, "truncate", again)
+        with pytest.raises(KeyboardInterrupt):
+            made.step(Y[11], REPORTED[11])
     assert made._runtime.state is before
     feed(made, 10, ROWS)
     assert_same(made, whole)
+    made.close()
+    assert_same(ss.Fleet.open(tmp_path / "j", MODEL), whole)
 
 
 def test_parts_of_a_fleet_draw_what_the_fleet_does():

@@ -15,10 +15,13 @@ import small
 import smcssm as ss
 from rows import block, cut, take_in
 from smcssm import assemble, journal
+from smcssm.container import Contents
+from smcssm.durable import Keeper, Moment
 from smcssm.files import LOCK, Lock
 from smcssm.history import CHUNK, SEGMENT, History
 from smcssm.journal import HEADER, ROWS, Disk, Journal
 from smcssm.records import RecordFile
+from smcssm.runtime import alone
 from smcssm.smc2.kernels import metropolis
 
 Y = np.where(np.arange(60) % 7 == 3, np.nan, small.walk(60))
@@ -144,7 +147,8 @@ def test_what_was_recorded_gives_the_same_engine_again(kept):
 def test_copies_write_nothing_and_reset_is_refused(kept):
     engine, path = kept
     before = (path / ROWS).read_bytes()
-    copy = engine.copy()
+    with alone(engine._runtime):
+        copy = engine.copy()  # as a signal handler may, in the middle of a call
     copy.update(Y[20:])
     with pytest.raises(ss.errors.ModelError, match="build a new engine"):
         engine.reset()
@@ -334,6 +338,30 @@ def test_an_altered_byte_is_noticed(tmp_path):
         (tmp_path / ROWS).write_bytes(changed)
         with pytest.raises(ss.errors.JournalError, match="altered"):
             journal.read(tmp_path)
+
+
+def test_what_cannot_be_opened_is_not_kept_from_others(tmp_path):
+    _, data = written(tmp_path)
+    (tmp_path / ROWS).write_bytes(data[:50] + b"x" + data[51:])
+    with pytest.raises(ss.errors.JournalError, match="altered") as looked_at:
+        journal.reopened(Journal(tmp_path))
+    (tmp_path / ROWS).write_bytes(data)
+    assert len(journal.reopened(Journal(tmp_path))[1]) == 10
+    assert looked_at
+
+
+def test_a_checkpoint_that_fails_does_not_fail_a_call(tmp_path):
+    """Whatever it is: the rows are committed. It is told with the next one."""
+    keeper = Keeper(Journal(tmp_path, checkpoint_rows=1, keep=1), tmp_path, 0)
+    keeper.after(1, lambda: 1 // 0)
+    with pytest.warns(ss.errors.SmcssmWarning, match="no checkpoint was written: ZeroDivisionError"):
+        keeper.after(2, lambda: Moment(2, lambda: None, lambda: 1 // 0))
+    keeper.wait()
+    with pytest.warns(ss.errors.SmcssmWarning, match="no checkpoint was written: ZeroDivisionError"):
+        keeper.after(2, lambda: None)
+    for t in (9, 5, 6):  # the journal was put back to an earlier one, and 9 is of rows that are gone
+        keeper.now(lambda t=t: Moment(t, lambda: None, lambda: Contents({}, {})))
+    assert [int(file.stem) for file in keeper.folder.files()] == [9, 6]
 
 
 def test_a_header_that_is_not_its_own_is_refused(tmp_path):

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import smcssm as ss
-from smcssm.distributed import driver
+from smcssm.fleets.infos import joined
 from smcssm.journal import Journal
 
 ray = pytest.importorskip("ray")
@@ -56,7 +56,7 @@ def whole():
         infos = fleet.update(Y[:, a : a + 4], reported=REPORTED[:, a : a + 4])
         parts.append((infos, fleet.log_evidence, fleet.summary()))
     infos, evidence, summary = zip(*parts, strict=True)
-    return driver._joined(infos, NAMES, 1), np.concatenate(evidence), pd.concat(summary)
+    return joined(infos, NAMES, 1), np.concatenate(evidence), pd.concat(summary)
 
 
 def made(path, **options):

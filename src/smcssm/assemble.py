@@ -164,13 +164,18 @@ def history(journal: Any, smc: SMC2, n_series: int, timeline: Timeline | None = 
     """Where observations are kept: in memory, or in a folder."""
     if journal is None:
         return History(timeline=timeline)
+    new = create(policy(journal), about(smc, n_series))
+    new.timeline = timeline
+    return new
+
+
+def policy(journal: Any) -> Journal:
+    """A folder as a journal with the usual options, or a journal as it is."""
     if isinstance(journal, (str, os.PathLike)):
         journal = Journal(journal)
     if not isinstance(journal, Journal):
         raise ModelError(f"journal={journal!r}: expected a folder, or an ss.journal.Journal")
-    new = create(journal, about(smc, n_series))
-    new.timeline = timeline
-    return new
+    return journal
 
 
 def about(smc: SMC2, n_series: int) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from smcssm import container
@@ -35,7 +36,8 @@ class Folder:
         except OSError as error:
             raise CheckpointError(f"{self.path} cannot be used as a folder: {why(error)}") from error
         container.write(self.path / f"{t:015d}{SUFFIX}", contents, self._key)
-        for old in self.files()[self._keep :]:
+        written = [file for file in self.files() if int(file.stem) <= t]  # later ones are of rows that are no more
+        for old in written[self._keep :]:
             old.unlink(missing_ok=True)
 
     def newest[T](self, use: Callable[[Contents], T]) -> tuple[T | None, list[str]]:
@@ -66,13 +68,21 @@ class Background:
         """Begin; the interpreter waits for its end before it goes."""
 
         def run() -> None:
-            try:
+            with self.told():
                 work()
-            except CheckpointError as error:
-                self._error = error
 
         self._thread = threading.Thread(target=run, name="smcssm checkpoint")
         self._thread.start()
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Around what does not stop a stream: whatever goes wrong is kept for ``trouble``."""
+        try:
+            yield
+        except CheckpointError as error:
+            self._error = error
+        except Exception as error:
+            self._error = CheckpointError(f"no checkpoint was written: {error!r}")
 
     def wait(self) -> None:
         """Until none is being written."""

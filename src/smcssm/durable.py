@@ -49,7 +49,10 @@ class Keeper:
         self._background, self._t, self._then = Background(), t, time.monotonic()
 
     def after(self, t: int, moment: Callable[[], Moment]) -> None:
-        """A call has ended: see whether a checkpoint is due, and tell of one that failed. Under the engine's lock."""
+        """A call has ended: see whether a checkpoint is due, and tell of one that failed. Under the engine's lock.
+
+        The call's rows are committed: so nothing that goes wrong here is an error of it.
+        """
         if (error := self._background.trouble()) is not None:
             warnings.warn(
                 f"{error}. The journal has all observations; to resume will take longer", SmcssmWarning, stacklevel=4
@@ -57,7 +60,9 @@ class Keeper:
         rows = t - self._t
         due = time.monotonic() - self._then >= self._every or (self._rows is not None and rows >= self._rows)
         if rows and due and not self._background.busy:
-            self._background.start(partial(self._write, self._begun(moment())))
+            self._begun(t)
+            with self._background.told():
+                self._background.start(partial(self._write, moment()))
 
     def wait(self) -> None:
         """Until none is being written."""
@@ -66,11 +71,12 @@ class Keeper:
     def now(self, moment: Callable[[], Moment]) -> None:
         """Write one and wait for it; an error is raised. Under the engine's lock."""
         self._background.wait()
-        self._write(self._begun(moment()))
+        made = moment()
+        self._begun(made.t)
+        self._write(made)
 
-    def _begun(self, moment: Moment) -> Moment:
-        self._t, self._then = moment.t, time.monotonic()
-        return moment
+    def _begun(self, t: int) -> None:
+        self._t, self._then = t, time.monotonic()
 
     def _write(self, moment: Moment) -> None:
         try:
@@ -94,7 +100,7 @@ def keeper(engine: Engine, journal: str | os.PathLike[str] | Journal | None) -> 
         return None
     state, smc = engine._runtime.state, engine._runtime.smc
     prior = persist.at_centre(smc, state.population)
-    journal = journal if isinstance(journal, Journal) else Journal(journal)
+    journal = assemble.policy(journal)
     history.note(options=persist.options(engine), prior=prior, zone=None, warm=False, note=journal.note)
     return Keeper(journal, history.path, 0)
 
@@ -182,12 +188,12 @@ def open_journal(
     kind: type, path: str | os.PathLike[str] | Journal, model: Any, prior: Any, given: Mapping[str, Any]
 ) -> Engine:
     """The engine of a journal, current and ready to write."""
-    journal = path if isinstance(path, Journal) else Journal(path)
+    journal = assemble.policy(path)
     engine, history, header, skipped = resume(kind, journal, model, prior, given)
     assert history.path is not None
-    warn_of_passed_over(history.path, skipped)
     at = engine.t
     try:
+        warn_of_passed_over(history.path, skipped)
         take_again(engine, history, header["zone"])
     except BaseException:
         history.close()

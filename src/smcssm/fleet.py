@@ -16,7 +16,7 @@ from smcssm.core import AbstractKernel, AbstractModel, AbstractPrior, AbstractSc
 from smcssm.engine import Engine
 from smcssm.errors import ModelError
 from smcssm.fleets import durable, readout
-from smcssm.fleets.assembly import check_different, check_may_change, configured, names_of
+from smcssm.fleets.assembly import check_different, check_may_change, configured, names_of, some_of
 from smcssm.fleets.frames import block_of_many
 from smcssm.fleets.infos import FleetInfo, of_step, scored, stacked
 from smcssm.fleets.ledger import Outcome, check_columns, columns, release_of
@@ -24,6 +24,7 @@ from smcssm.fleets.membership import engine_of, joined, kept
 from smcssm.fleets.pooling import pooled
 from smcssm.fleets.rows import Block, Recorder, block_of_one, unseen
 from smcssm.fleets.runtime import FleetRuntime, listed, named
+from smcssm.fleets.times import times_kept
 from smcssm.journal import Journal
 from smcssm.runtime import alone
 
@@ -184,9 +185,10 @@ class Fleet:
         recorder = Recorder(block, state.names, runtime.smc.dtype, self._timing)
         with jax.enable_x64(True):
             for i in range(len(recorder)):
-                observation, state = recorder.row(i, state)
+                before, (observation, state) = state.last, recorder.row(i, state)
                 state, told = runtime.step(state, observation)
-                state = state._replace(sums=scored(state.sums, block.y[i].T, told))
+                last = times_kept(before, state.last, told.taken)
+                state = state._replace(last=last, sums=scored(state.sums, block.y[i].T, told))
                 infos.append(of_step(state, told))
                 outcomes.append(Outcome(told.taken, told.mask, observation.dt, told.row.pooled))
         state = state._replace(rows=state.rows + len(infos), length=state.length + len(infos))
@@ -258,7 +260,7 @@ class Fleet:
 
         A fleet with a journal refuses: its folder is of the series it began with.
         """
-        names = names_of([series] if isinstance(series, (str, bytes, int)) else series)
+        names = names_of(some_of(series))
         with alone(self._runtime):
             check_may_change(self._runtime.store)
             check_different(self.names + names)
@@ -266,7 +268,7 @@ class Fleet:
 
     def remove(self, series: Any) -> None:
         """Give up a series, or several. Programs are compiled anew for the new size; with a journal as ``add``."""
-        gone = {self._runtime.place(n) for n in ([series] if isinstance(series, (str, bytes, int)) else series)}
+        gone = {self._runtime.place(name) for name in some_of(series)}
         with alone(self._runtime):
             check_may_change(self._runtime.store)
             places = np.asarray([i for i in range(len(self)) if i not in gone], int)
@@ -279,11 +281,10 @@ class Fleet:
 
         The rows that were refused meanwhile never were: where time passed, step over it with NaN.
         """
-        some = self.names if series is None else [series] if isinstance(series, (str, bytes, int)) else series
         runtime = self._runtime
         with alone(runtime):
-            chosen = np.zeros(len(self), bool)
-            chosen[[runtime.place(name) for name in some]] = True
+            chosen = np.full(len(self), series is None)
+            chosen[[runtime.place(name) for name in some_of(series)]] = True
             if (chosen & (runtime.state.quarantine != Status.OK)).any():
                 self._release(chosen)
 

@@ -130,11 +130,17 @@ def reopened(journal: Journal) -> tuple[dict[str, Any], Disk]:
     path = Path(journal.path).resolve()
     header, record, first_seal = _read_header(path)
     lock = Lock(path)
-    sweep(path)
-    file, length = _sealed(path, record, first_seal, "r+b", "ss.journal.read(path, salvage=True)")
-    about = {name: said for name, said in header.items() if name not in ("format", "columns")}
-    disk = Disk.opened(path, file, record, length, Disk(path, about, journal.fsync, lock))
-    disk.sync()
+    try:
+        sweep(path)
+        file, length = _sealed(path, record, first_seal, "r+b", "ss.journal.read(path, salvage=True)")
+        about = {name: said for name, said in header.items() if name not in ("format", "columns")}
+        disk = Disk.opened(path, file, record, length, Disk(path, about, journal.fsync, lock))
+        disk.sync()
+    except BaseException as error:
+        lock.release()  # the traceback keeps it as long as anybody looks at it
+        if isinstance(error, OSError):
+            raise JournalError(f"{path} cannot be written: {why(error)}") from error
+        raise
     return header, disk
 
 
@@ -229,6 +235,11 @@ class Disk(Store):
                 self.sync()
             finally:
                 self.lock.release()
+
+    @property
+    def lost(self) -> bool:
+        """Whether a sync has failed: no more rows are taken, for those before them may not be there."""
+        return self._lost
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -263,6 +263,7 @@ class Runtime:
     def copy(self, seed: int | None) -> Runtime:
         """An independent runtime with the same past, held in memory, and with other keys if a seed is given."""
         new = copy.copy(self)
+        new.busy = False  # a call that this one is in the middle of is none of the copy's
         new.lock, new.history = forks.guarded(new, threading.RLock()), self.history.copy()
         if seed is not None:
             with jax.enable_x64(True):

@@ -8,18 +8,20 @@ and from there the calls in the buffer are sent once more.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from smcssm import forks
 from smcssm.distributed.line import Line
 from smcssm.distributed.pool import Lost, Pool
-from smcssm.distributed.shard import Answer, Part
+from smcssm.distributed.shard import Answer, BrokenError, Part
 from smcssm.errors import JournalError
 
 LOG = logging.getLogger("smcssm")
 AHEAD = 2  # calls to a shard that are under way at a time
-TRIES = 4  # times that a shard is opened in vain
+TRIES = 4  # times that a shard is opened in vain, or lost with the same call
 
 
 class Crew:
@@ -38,6 +40,7 @@ class Crew:
         self, pool: Pool, parts: list[Part], n_workers: int, incarnations: list[int], limit: int, patience: float
     ) -> None:
         self.pool, self.limit, self.patience = pool, limit, patience
+        self.lock, self.busy = forks.guarded(self, threading.RLock()), False
         self.workers = [pool.start() for _ in range(n_workers)]
         self.lines = [Line(part, i % n_workers, n) for i, (part, n) in enumerate(zip(parts, incarnations, strict=True))]
         self.lost = 0
@@ -66,7 +69,12 @@ class Crew:
         return [told[i][line.end - length] for i, line in enumerate(self.lines)]
 
     def run(self) -> list[dict[int, Any]]:
-        """Until nothing waits and nothing is under way; answers by the number of their first record."""
+        """Until nothing waits and nothing is under way; answers by the number of their first record.
+
+        Raises:
+            JournalError: a shard is lost each time that it is sent the same call.
+            SmcssmError: a shard could not take a call.
+        """
         told: list[dict[int, Any]] = [{} for _ in self.lines]
         refused: dict[int, Exception] = {}
         self._recover()
@@ -82,9 +90,21 @@ class Crew:
                 self._take_answer(oldest[ref], told, refused)
             if not done:
                 self._replace({self.lines[i].worker for i in oldest.values()}, f"no answer for {self.patience:g} s")
+            self._check_progress()
         if refused:
             raise next(iter(refused.values()))
         return told
+
+    def _check_progress(self) -> None:
+        """A call that ends every process which takes it would go round for ever."""
+        if vain := [line for line in self.lines if line.vain >= TRIES]:
+            for line in vain:
+                line.vain = 0
+            which = ", ".join(f"{line.part.number} (record {line.replied})" for line in vain)
+            raise JournalError(
+                f"{TRIES} times in a row these shards were lost before they answered: {which}. The warnings say why; "
+                "what they were sent waits, and is sent again with the next call"
+            )
 
     def _recover(self) -> None:
         """After an interrupt: of which calls the answers were lost is not known."""
@@ -112,6 +132,10 @@ class Crew:
             told[i][line.answered(answer).start] = answer.told
         except Lost as lost:
             self._replace({line.worker}, str(lost))
+        except BrokenError as error:
+            LOG.warning("shard %s is opened once more: %s", line.part.number, error)
+            self._leave(i)
+            self._open()
         except Exception as error:  # the shard is as it was: this call and those after it are for another time
             refused.setdefault(i, error)
             while self._refs[i]:
@@ -156,20 +180,19 @@ class Crew:
             else:
                 moving.append(i)
         self.close(moving)
-        spare = self.workers[n_workers:]
-        self.workers = self.workers[:n_workers]
-        self.workers += [self.pool.start() for _ in range(n_workers - len(self.workers))]
+        more_of_them = [self.pool.start() for _ in range(n_workers - len(self.workers))]
+        spare, self.workers = self.workers[n_workers:], self.workers[:n_workers] + more_of_them
         for i in moving:
             line = self.lines[i]
             line.worker = load.index(min(load))
             load[line.worker] += 1
-            self._closed[i] = line.replied
         for worker in spare:
             self.pool.stop(worker)
         self._open()
 
     def close(self, shards: list[int]) -> None:
-        """Have some shards left to their next incarnation."""
+        """Have some shards left to their next incarnation; in vain or not, these are not sent anything any more."""
+        self._closed |= {i: self.lines[i].replied for i in shards}
         for call in [self._call(self.lines[i], "close") for i in shards]:
             try:
                 self._result(call)
@@ -180,7 +203,8 @@ class Crew:
         """All shards safe, all workers gone."""
         self.run()
         self.close(list(range(len(self.lines))))
-        for worker in self.workers:
+        workers, self.workers = self.workers, []
+        for worker in workers:
             self.pool.stop(worker)
 
     def _call(self, line: Line, method: str, *arguments: Any) -> Any:
@@ -205,8 +229,14 @@ class Crew:
         self.workers[k] = self.pool.start()
         for i, line in enumerate(self.lines):
             if line.worker == k:
-                self._refs[i].clear()
-                self._closed.setdefault(i, line.replied)
+                self._leave(i)
+
+    def _leave(self, i: int) -> None:
+        """A shard to its next incarnation, and what it was sent with it."""
+        line = self.lines[i]
+        line.vain += bool(line.flight)
+        self._refs[i].clear()
+        self._closed.setdefault(i, line.replied)
 
     def _open(self, found: bool = False) -> None:
         """Begin a later incarnation of every shard that has none; as it was ``found``, whatever the driver knows."""

@@ -6,13 +6,12 @@ shard, never on where that runs, and is equal bit for bit whatever was lost, rep
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import json
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,25 +23,24 @@ from smcssm.distributed.crew import Crew
 from smcssm.distributed.pool import Pool
 from smcssm.distributed.question import engine_bytes, engine_from, seen
 from smcssm.distributed.shard import Part, Setup, incarnations
-from smcssm.distributed.worker import folder_of
+from smcssm.distributed.storage import begin, claim, folder_of, known
 from smcssm.engine import Engine
 from smcssm.errors import InputError, JournalError, ModelError
-from smcssm.files import whole, why
-from smcssm.fleets.assembly import configured, names_of
+from smcssm.fleets.assembly import configured, names_of, some_of
 from smcssm.fleets.durable import in_words
 from smcssm.fleets.frames import block_of_many
-from smcssm.fleets.infos import FleetInfo, stacked
+from smcssm.fleets.infos import FleetInfo, columns, joined, stacked
 from smcssm.fleets.rows import Block, block_of_one
 from smcssm.fleets.times import Seen, check_kind, times_passed
 from smcssm.ingest import Layout
 from smcssm.journal import Journal
+from smcssm.runtime import alone
 from smcssm.trees import rebuilt
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-FORMAT, MANIFEST = 1, "fleet.json"
 ROWS = 64  # in one call
 
 
@@ -87,11 +85,10 @@ class RayFleet:
         names, path = names_of(series), Path(storage).resolve()
         n_shards = min(len(names), 4 * n_workers) if n_shards is None else n_shards
         check_counts(n_workers, n_shards, len(names), buffer)
-        in_words(names)
         edges = np.linspace(0, len(names), n_shards + 1).astype(int).tolist()
-        told = {"format": FORMAT, "series": in_words(names), "edges": edges}
+        told = {"series": in_words(names), "edges": edges}
         self._prepare(model, prior, options)
-        _begin(path, told)
+        begin(path, told)
         self._start(names, edges, path, n_workers, journal, resources or {}, buffer, patience)
 
     @classmethod
@@ -116,12 +113,7 @@ class RayFleet:
             JournalError, CheckpointError: there is no such fleet, or it is another one.
         """
         new, path = object.__new__(cls), Path(storage).resolve()
-        try:
-            told = json.loads((path / MANIFEST).read_bytes())
-        except OSError as error:
-            raise JournalError(f"{path} has no fleet: {MANIFEST}: {why(error)}") from error
-        if told["format"] != FORMAT:
-            raise JournalError(f"{path} has format {told['format']}: this version of smcssm reads {FORMAT}")
+        told = known(path)
         names = rebuilt({"tuple": told["series"]}, {}, {})
         check_counts(n_workers, len(told["edges"]) - 1, len(names), buffer)
         new._prepare(model, prior, options)
@@ -141,7 +133,7 @@ class RayFleet:
         self, names: tuple, edges: list[int], path: Path, n_workers: int, journal: Journal | None,
         resources: dict[str, Any], buffer: int, patience: float,
     ) -> None:  # fmt: skip
-        setup = Setup(*self._given, journal or Journal(path))
+        setup = Setup(*self._given, journal or Journal(path), claim(path))
         parts = [Part(i, names[a:b], a) for i, (a, b) in enumerate(itertools.pairwise(edges))]
         last = [max(incarnations(folder_of(path, part.number)), default=0) for part in parts]
         self.names, self._edges, self.path = names, edges, path
@@ -155,6 +147,19 @@ class RayFleet:
         self._seen = Seen(np.concatenate(taken), np.concatenate(last) if known else None, zone[0])
         self._quarantine, self._layout, self._rows = np.concatenate(quarantine), layout[0], rows[0]
         self._timed: str | bool | None = bool(self._rows) and (known[0].dtype.kind if known else None)
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[Crew]:
+        """Its shards, for one call at a time."""
+        with alone(self._crew):
+            if not self._crew.workers:
+                raise JournalError(f"this fleet has let {self.path} go: ss.RayFleet.open resumes it")
+            yield self._crew
+
+    def _ask(self, question: Callable[[Any], Any]) -> list[Any]:
+        """What a function of a fleet gives for each shard."""
+        with self._working() as crew:
+            return crew.ask(question)
 
     def __repr__(self) -> str:
         crew = self._crew
@@ -176,12 +181,12 @@ class RayFleet:
     @property
     def t(self) -> np.ndarray:
         """How many observations each series has taken, missing ones included."""
-        return np.concatenate(self._crew.ask(operator.attrgetter("t")))
+        return np.concatenate(self._ask(operator.attrgetter("t")))
 
     @property
     def log_evidence(self) -> np.ndarray:
         """log p(y_1:t) of each series."""
-        return np.concatenate(self._crew.ask(operator.attrgetter("log_evidence")))
+        return np.concatenate(self._ask(operator.attrgetter("log_evidence")))
 
     def step(
         self, ys: Any, reported: Any = None, *, time: Any = None, inputs: Any = None, noise_sd: Any = None
@@ -189,7 +194,7 @@ class RayFleet:
         """See ``Fleet.step``."""
         given = dict(time=time, inputs=inputs, noise_sd=noise_sd)
         infos = self._take(block_of_one(self.model, self.names, ys, reported, **given))
-        return FleetInfo(self.names, **{name: column[0] for name, column in _columns(infos).items()})
+        return FleetInfo(self.names, **{name: column[0] for name, column in columns(infos).items()})
 
     def update(
         self,
@@ -207,9 +212,10 @@ class RayFleet:
 
     def _take(self, block: Block) -> FleetInfo:
         """Check that every shard can take all of it, then send it."""
-        self._check(block)
-        told = [self._send(_cut(block, slice(i, i + ROWS), slice(None))) for i in range(0, len(block.y), ROWS)]
-        return _joined(told, self.names, 0) if told else stacked([], self.names, len(self.model.channel_names))
+        with self._working():
+            self._check(block)
+            told = [self._send(_cut(block, slice(i, i + ROWS), slice(None))) for i in range(0, len(block.y), ROWS)]
+        return joined(told, self.names, 0) if told else stacked([], self.names, len(self.model.channel_names))
 
     def _send(self, block: Block) -> FleetInfo:
         """Rows that count from now on, whatever happens to workers or disks."""
@@ -218,7 +224,7 @@ class RayFleet:
         self._layout = Layout(block.noise_sd is not None, exposure=False)
         self._timed = None if block.stamps is None else block.stamps.dtype.kind
         parts = [_cut(block, slice(None), slice(a, b)) for a, b in itertools.pairwise(self._edges)]
-        told = _joined(self._crew.send(parts, len(block.y)), self.names, 1)
+        told = joined(self._crew.send(parts, len(block.y)), self.names, 1)
         refused = (block.reported & (before == 0) & ~told.taken).any(axis=0)
         self._quarantine = np.where(refused, told.status[-1], before)
         self._seen = self._seen._replace(taken=told.t[-1])
@@ -245,13 +251,12 @@ class RayFleet:
 
     def release(self, series: Any = None) -> None:
         """Take observations again of series in quarantine: see ``Fleet.release``."""
-        some = self.names if series is None else [series] if isinstance(series, (str, bytes, int)) else series
-        chosen = np.zeros(len(self), bool)
-        for name in some:
-            chosen[self._place(name)] = True
-        if (chosen & (self._quarantine != 0)).any():
-            self._crew.send([chosen[a:b] for a, b in itertools.pairwise(self._edges)], 1)
-            self._look()
+        chosen = np.full(len(self), series is None)
+        chosen[[self._place(name) for name in some_of(series)]] = True
+        with self._working() as crew:
+            if (chosen & (self._quarantine != 0)).any():
+                crew.send([chosen[a:b] for a, b in itertools.pairwise(self._edges)], 1)
+                self._look()
 
     def _place(self, name: Any) -> int:
         if name not in self.names:
@@ -273,7 +278,7 @@ class RayFleet:
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.concat(self._crew.ask(operator.methodcaller(name)))
+        return pd.concat(self._ask(operator.methodcaller(name)))
 
     def state(self) -> xr.Dataset:
         """See ``Fleet.state``."""
@@ -286,28 +291,31 @@ class RayFleet:
     def _data(self, question: Callable[[Any], Any]) -> xr.Dataset:
         import xarray as xr
 
-        parts: list[xr.Dataset] = self._crew.ask(question)
+        parts: list[xr.Dataset] = self._ask(question)
         return xr.concat(parts, "series")
 
     def engine(self, name: Any) -> Engine:
         """See ``Fleet.engine``: an engine here, with the past of one series."""
         place = self._place(name)
-        found = next(part for part in self._crew.ask(partial(engine_bytes, name=self.names[place])) if part is not None)
+        found = next(part for part in self._ask(partial(engine_bytes, name=self.names[place])) if part is not None)
         model, prior, _ = self._given
         return engine_from(found, model, prior)
 
     def checkpoint(self) -> None:
         """Have every shard write a checkpoint now, and wait for them."""
-        self._crew.ask(operator.methodcaller("checkpoint"))
+        self._ask(operator.methodcaller("checkpoint"))
 
     def rescale(self, n_workers: int) -> None:
         """Go on with more workers or fewer: shards move with a checkpoint; no number changes."""
-        check_counts(n_workers, len(self._crew.lines), len(self), self._crew.limit)
-        self._crew.rescale(n_workers)
+        with self._working() as crew:
+            check_counts(n_workers, len(crew.lines), len(self), crew.limit)
+            crew.rescale(n_workers)
 
     def close(self) -> None:
         """Leave everything safe in the storage, and stop the workers. ``RayFleet.open`` resumes it."""
-        self._crew.stop()
+        if self._crew.workers:
+            with self._working() as crew:
+                crew.stop()
 
 
 def check_counts(n_workers: int, n_shards: int, n_series: int, buffer: int) -> None:
@@ -320,19 +328,6 @@ def check_counts(n_workers: int, n_shards: int, n_series: int, buffer: int) -> N
         raise ModelError(f"buffer={buffer!r}: expected a whole number of rows, at least 1")
 
 
-def _begin(path: Path, told: dict[str, Any]) -> None:
-    """The folder of a new fleet."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if (found := next(path.iterdir(), None)) is not None:
-            remedy = "RayFleet.open resumes it" if (path / MANIFEST).exists() else "Give another one"
-            raise ModelError(f"storage: the folder {path} is not empty: {found.name} is in it. {remedy}")
-        with whole(path / MANIFEST) as file:
-            file.write(json.dumps(told, indent=1).encode())
-    except OSError as error:
-        raise ModelError(f"storage: {path} cannot be used as a folder: {why(error)}") from error
-
-
 def _cut(block: Block, rows: slice, series: slice) -> Block:
     """Some rows of some series, without the others behind them."""
 
@@ -341,14 +336,3 @@ def _cut(block: Block, rows: slice, series: slice) -> Block:
 
     arrays = (part(a) for a in (block.y, block.reported, block.inputs, block.noise_sd, block.stamps))
     return Block._make((*arrays, block.zone))
-
-
-def _columns(info: FleetInfo) -> dict[str, np.ndarray]:
-    """All but the names."""
-    return {f.name: getattr(info, f.name) for f in fields(FleetInfo) if f.name != "names"}
-
-
-def _joined(infos: Sequence[FleetInfo], names: tuple[Any, ...], axis: int) -> FleetInfo:
-    """Of several parts, in time or series."""
-    columns = [_columns(info) for info in infos]
-    return FleetInfo(names, **{a: np.concatenate([part[a] for part in columns], axis=axis) for a in columns[0]})

@@ -26,7 +26,10 @@ class Call(NamedTuple):
 
 @dataclass
 class Line:
-    """One shard: ``end`` records were given to it, ``replied`` are answered, and ``durable`` of those safe."""
+    """One shard: ``end`` records were given to it, ``replied`` are answered, and ``durable`` of those safe.
+
+    It was lost ``vain`` times with calls under way since the last answer.
+    """
 
     part: Part
     worker: int
@@ -34,6 +37,7 @@ class Line:
     end: int = 0
     replied: int = 0
     durable: int = 0
+    vain: int = 0
     waiting: deque[Call] = field(default_factory=deque)
     flight: deque[Call] = field(default_factory=deque)
     unsaved: deque[Call] = field(default_factory=deque)
@@ -60,6 +64,7 @@ class Line:
         call = self.flight.popleft()
         assert answer.length == call.stop
         self.unsaved.append(call)
+        self.vain = 0
         self.replied, self.durable = call.stop, max(self.durable, answer.durable)
         while self.unsaved and self.unsaved[0].stop <= self.durable:
             self.unsaved.popleft()

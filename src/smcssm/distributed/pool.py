@@ -53,7 +53,7 @@ class Pool:
             if isinstance(error.cause, Exception):
                 raise error.cause from None
             raise
-        except (errors.RayActorError, errors.WorkerCrashedError, errors.ObjectLostError, errors.NodeDiedError) as error:
+        except errors.RayError as error:  # not of the call: it died, was out of memory, could not be placed, ...
             raise Lost(str(error).strip().splitlines()[0]) from None
 
     def stop(self, worker: Any) -> None:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from smcssm.distributed.handover import copy
+from smcssm.distributed.handover import copy, sweep
+from smcssm.distributed.storage import FencedError
 from smcssm.errors import JournalError
 from smcssm.fleet import Fleet
 from smcssm.fleets.rows import Block
@@ -34,12 +35,13 @@ class Part(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """How the fleet of every shard is built; ``policy`` is their journals', whatever its path."""
+    """How the fleet of every shard is built, and for which driver; ``policy`` is their journals', whatever its path."""
 
     model: Any
     prior: Any
     options: dict[str, Any]
     policy: Journal
+    driver: str
 
 
 class Answer(NamedTuple):
@@ -51,8 +53,8 @@ class Answer(NamedTuple):
     told: Any = None
 
 
-class FencedError(JournalError):
-    """A later incarnation of the shard has taken over."""
+class BrokenError(JournalError):
+    """This incarnation cannot go on: what of a call that failed it has kept is not known."""
 
 
 class Shard:
@@ -78,20 +80,31 @@ class Shard:
             self.fleet = Fleet(setup.model, setup.prior, **options)
         for old in incarnations(folder)[:-2]:
             shutil.rmtree(folder / f"{old:06d}", ignore_errors=True)
+        sweep(folder)
 
     def take(self, start: int, call: Block | np.ndarray, sync: bool) -> Answer:
-        """Rows, or the series to be released, as records from number ``start`` on."""
+        """Rows, or the series to be released, as records from number ``start`` on.
+
+        Raises:
+            BrokenError: it failed, and this incarnation cannot take it again.
+            SmcssmError: it failed, and the shard is as it was.
+        """
         self._check_fence()
         length = self.fleet._runtime.state.length
         if start != length:
             raise JournalError(f"{self.folder}: record {start} was sent, and {length} is the next one")
-        if isinstance(call, Block):
-            with alone(self.fleet._runtime):
-                told = self.fleet._taken(call)
-        else:
-            told = self.fleet._release(call)
-        if sync:
-            self._disk.sync()
+        try:
+            if isinstance(call, Block):
+                with alone(self.fleet._runtime):
+                    told = self.fleet._taken(call)
+            else:
+                told = self.fleet._release(call)
+            if sync:
+                self._disk.sync()
+        except Exception as error:
+            if self._disk.lost or self.fleet._runtime.state.length != length:
+                raise BrokenError(f"{self.folder}: {error}") from error
+            raise
         return self.answer(told)
 
     def ask(self, question: Callable[[Fleet], Any]) -> Answer:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from smcssm.distributed.shard import Answer, FencedError, Part, Setup, Shard
+from smcssm.distributed.shard import Answer, Part, Setup, Shard
+from smcssm.distributed.storage import FencedError, check_claim, folder_of
 from smcssm.fleet import Fleet
 from smcssm.fleets.rows import Block
 
@@ -22,6 +23,7 @@ class Worker:
 
     def open(self, part: Part, incarnation: int, upto: int | None) -> Answer:
         """Begin to serve a shard, as this incarnation of it."""
+        check_claim(self._storage, self._setup.driver)
         folder = folder_of(self._storage, part.number)
         folder.mkdir(parents=True, exist_ok=True)
         shard = self._shards[part.number] = Shard(self._setup, folder, part, incarnation, upto)
@@ -46,8 +48,3 @@ class Worker:
         if shard is None or shard.incarnation != incarnation:
             raise FencedError(f"this process does not serve incarnation {incarnation} of shard {number}")
         return shard
-
-
-def folder_of(storage: Path, number: int) -> Path:
-    """Of a shard."""
-    return storage / f"shard-{number:05d}"

@@ -34,6 +34,13 @@ def names_of(series: int | Iterable[Any]) -> tuple[Any, ...]:
     return names
 
 
+def some_of(series: Any) -> tuple[Any, ...]:
+    """The names that were given: one, several, or none."""
+    if series is None:
+        return ()
+    return (series,) if isinstance(series, (str, bytes, int, np.integer)) else tuple(series)
+
+
 def check_different(names: tuple[Any, ...]) -> None:
     """Every name is there once."""
     seen: set[Any] = set()

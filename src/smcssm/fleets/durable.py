@@ -36,10 +36,7 @@ def begin(fleet: Fleet, journal: str | os.PathLike[str] | Journal | None) -> Kee
     """Give a new fleet the folder that it is to write to."""
     if journal is None:
         return None
-    if isinstance(journal, (str, os.PathLike)):
-        journal = Journal(journal)
-    if not isinstance(journal, Journal):
-        raise ModelError(f"journal={journal!r}: expected a folder, or an ss.journal.Journal")
+    journal = assemble.policy(journal)
     runtime = fleet._runtime
     about = assemble.about(runtime.smc, len(fleet)) | {"series": in_words(fleet.names)}
     prior = persist.at_centre(runtime.smc, runtime.state.population)
@@ -97,7 +94,7 @@ def open_journal(
     kind: type, path: str | os.PathLike[str] | Journal, model: Any, prior: Any, given: Mapping[str, Any]
 ) -> Fleet:
     """The fleet of a journal, current and ready to write."""
-    journal = path if isinstance(path, Journal) else Journal(path)
+    journal = assemble.policy(path)
     header, disk = reopened(journal)
     try:
         fleet = _newest(kind, journal, model, prior, given, header, disk)

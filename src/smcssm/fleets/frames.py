@@ -40,7 +40,7 @@ def block_of_many(
     y, time = _wide(model, names, data, time)
     n, there = len(y), np.ones(y.shape[:2], bool)
     if reported is not None:
-        there = there & mask_of(reported, names)
+        there = there & mask_of(reported, names, n)
     v = None if inputs is None else along("inputs", inputs, n, names, model.input_names)
     sd = None if noise_sd is None else along("noise_sd", noise_sd, n, names, model.channel_names)
     stamps = (None, None) if time is None else stamps_for(time, (n, len(names)))

@@ -77,7 +77,7 @@ def of_step(state: State, told: Told) -> FleetInfo:
     return FleetInfo(
         names=state.names,
         taken=taken,
-        t=state.taken,
+        t=state.taken.copy(),
         log_predictive=known(told.log_predictive),
         predictive_mean=known(row.predictive_mean),
         predictive_sd=known(row.predictive_sd),
@@ -96,8 +96,19 @@ def stacked(infos: Sequence[FleetInfo], names: tuple[Any, ...], n_channels: int)
         wide = flat if n_channels == 1 else np.zeros((0, len(names), n_channels))
         none = flat.astype(bool), flat.astype(int)
         return FleetInfo(names, *none, flat, wide, wide, wide, flat, none[0], flat, none[1])
-    arrays = (f.name for f in fields(FleetInfo) if f.name != "names")
-    return FleetInfo(names, **{a: np.stack([getattr(info, a) for info in infos]) for a in arrays})
+    parts = [columns(info) for info in infos]
+    return FleetInfo(names, **{a: np.stack([part[a] for part in parts]) for a in parts[0]})
+
+
+def joined(infos: Sequence[FleetInfo], names: tuple[Any, ...], axis: int) -> FleetInfo:
+    """Of several parts, in time (0) or series (1)."""
+    parts = [columns(info) for info in infos]
+    return FleetInfo(names, **{a: np.concatenate([part[a] for part in parts], axis=axis) for a in parts[0]})
+
+
+def columns(info: FleetInfo) -> dict[str, np.ndarray]:
+    """All but the names."""
+    return {f.name: getattr(info, f.name) for f in fields(FleetInfo) if f.name != "names"}
 
 
 def scored(sums: dict[str, np.ndarray], y: np.ndarray, told: Told) -> dict[str, np.ndarray]:

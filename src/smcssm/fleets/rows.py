@@ -113,17 +113,18 @@ def _table(what: str, values: Any, n: int, width: int) -> Float[np.ndarray, "n w
     return a
 
 
-def mask_of(reported: Any, names: Sequence[Any]) -> Bool[np.ndarray, "*t s"]:
-    """Who reported: booleans in the order of the series, or the names of those that did."""
+def mask_of(reported: Any, names: Sequence[Any], *rows: int) -> Bool[np.ndarray, "*t s"]:
+    """Who reported: booleans in the order of the series, of one row or of so many; or the names of those that did."""
     a = np.asarray(reported) if not isinstance(reported, (set, frozenset)) else np.asarray(sorted(reported, key=str))
-    if a.dtype == bool and a.shape[-1:] == (len(names),):
+    if a.dtype == bool and a.shape in ((len(names),), (*rows, len(names))):
         return a
     known = {name: i for i, name in enumerate(names)}
     labels = a.ravel().tolist()
     if a.dtype == bool or not all(name in known for name in labels):
         wrong = f"an array of shape {a.shape}" if a.dtype == bool else repr(next(x for x in labels if x not in known))
         raise InputError(
-            f"reported: got {wrong}; expected {len(names)} booleans, or names of the series that did: {listed(names)}"
+            f"reported: got {wrong}; expected {' x '.join(map(str, (*rows, len(names))))} booleans, or names of the "
+            f"series that did: {listed(names)}"
         )
     out = np.zeros(len(names), bool)
     out[[known[name] for name in labels]] = True

@@ -179,6 +179,7 @@ class FleetRuntime:
         if self.store is None or columns is None:
             self.state = state
             return
+        self.store.truncate(self.state.length)  # rows of a call that failed never were
         try:
             self.store.append(columns)
             self.store.note(zone=zone)
@@ -202,7 +203,7 @@ class FleetRuntime:
     def copy(self) -> FleetRuntime:
         """An independent one with the same past."""
         new = copy.copy(self)
-        new.store = None
+        new.store, new.busy = None, False
         with self.lock:
             state, new.lock = self.state, forks.guarded(new, threading.RLock())
             new.state = state._replace(histories=state.histories.chosen(np.arange(len(state.names))))

@@ -88,6 +88,15 @@ def times_passed(
     return (gap if timing.unit is None else gap.astype(np.int64) / timing.unit.astype(np.int64)), now
 
 
+def times_kept(
+    before: np.ndarray | None, now: np.ndarray | None, taken: Bool[np.ndarray, " s"]
+) -> np.ndarray | None:
+    """The times of the last observations, where only these series have taken theirs: what was refused never was."""
+    if now is None or now is before:
+        return now
+    return np.where(taken, now, np.full_like(now, _missing(now)) if before is None else before)
+
+
 def _check(
     timing: Timing,
     taken: Int[np.ndarray, " s"],
