@@ -21,6 +21,8 @@ from smcssm.smc2.kernels import waste_free
 from smcssm.smc2.kernels.gradient import AbstractGradient, Outcome, Point
 from smcssm.smc2.kernels.waste_free import chain_variance
 from smcssm.smc2.population import log_prior, particles
+from smcssm.smc2.schedules.immediate import MoveReport
+from smcssm.smc2.sweeps import Variance
 from smcssm.smc2.target import value_and_gradient
 
 N, RUNS, T = 256, 16, 60
@@ -249,6 +251,8 @@ def test_only_series_that_are_due_change(moved):
     assert (told.sweeps[~due] == 0).all()
     assert (told.acceptance[~due] == 0).all()
     assert (told.status[~due] == ss.Status.OK).all()
+    if told.variance is not None:
+        assert (told.variance.log_evidence[~due] == 0).all() and (told.variance.log_evidence[due] > 0).all()
 
 
 @pytest.mark.slow
@@ -342,6 +346,21 @@ def test_variance_of_chains_with_a_known_answer():
         assert float(chain_variance(jnp.ones((1, 64)), 16)[0]) == 0.0
 
 
+def test_two_parts_of_one_move_add_up_what_the_evidence_gained():
+    """The second follows an exchange of inner particles."""
+    none = np.zeros(2, int)
+    first, second = (
+        MoveReport(none, none == 0, 0.0 * none, 0.0 * none, none, none, none)._replace(
+            variance=Variance(np.array([gained, 0.0]), np.full((1, 2), gained))
+        )
+        for gained in (0.25, 0.5)
+    )
+    both = second.following(first).variance
+    assert both is not None
+    np.testing.assert_array_equal(both.log_evidence, [0.75, 0.0])
+    np.testing.assert_array_equal(both.mean, second.variance.mean)
+
+
 @pytest.mark.slow
 def test_one_run_tells_the_error_that_many_runs_have():
     """Evidence: the sum over moves. Means: after a move of all runs at one time."""
@@ -372,6 +391,7 @@ def test_one_run_tells_the_error_that_many_runs_have():
         (lambda: ss.moves.NUTS(max_depth=0), "max_depth"),
         (lambda: ss.moves.MALA(goal=1.0), "goal"),
         (lambda: ss.moves.WasteFree(1), "length"),
+        (lambda: engine(ss.moves.WasteFree(16), resampling="multinomial"), "no lineage of their own"),
         (lambda: engine(ss.moves.WasteFree(7)), r"2, 4, 8, 16, 32, 64"),
         (lambda: engine(ss.moves.WasteFree(16), n_particles=1000), r"4 part\(s\) of 250.*: 2, 5, 10, 25, 50, 125"),
     ],
