@@ -1,5 +1,6 @@
 """Moves: the gradient they follow, the posterior they leave invariant, what particles carry, what they cost."""
 
+import dataclasses
 import subprocess
 import sys
 import textwrap
@@ -17,10 +18,13 @@ from smcssm.history import History
 from smcssm.ingest import Clock, to_block
 from smcssm.priors import FromFunctions, HalfNormal, Independent
 from smcssm.smc2 import challengers
+from smcssm.smc2.adapt import climb, compiled
 from smcssm.smc2.kernels import waste_free
 from smcssm.smc2.kernels.gradient import AbstractGradient, Outcome, Point
 from smcssm.smc2.kernels.waste_free import chain_variance
 from smcssm.smc2.population import log_prior, particles
+from smcssm.smc2.schedules.immediate import MoveReport
+from smcssm.smc2.sweeps import Variance
 from smcssm.smc2.target import value_and_gradient
 
 N, RUNS, T = 256, 16, 60
@@ -215,6 +219,20 @@ def test_replay_equals_what_every_particle_carries(moved):
     assert replay_gap(moved[0]) < 1e-10
 
 
+def test_a_climb_that_has_arrived_leaves_nothing_pending(moved):
+    """The last move of a climb may have been at phi = 1, and what it accepted keeps apart what was pending."""
+    state, smc = moved[0]._runtime.state, moved[0]._runtime.smc
+    due = np.arange(RUNS) % 2 == 0
+    with jax.enable_x64(True):
+        apart = jnp.asarray(np.tile(np.where(np.arange(N) % 3 > 0, -1.5, 0.0), (RUNS, 1)))
+        population = dataclasses.replace(state.population, pending=apart, log_lik=state.population.log_lik - apart)
+        new, _ = compiled(climb, smc)(population, due)
+        np.testing.assert_allclose(new.log_lik[due], state.population.log_lik[due], rtol=1e-12)
+        assert (np.asarray(new.pending[due]) == 0).all() and (new.pending[~due] == apart[~due]).all()
+        for name in ("log_weight", "log_evidence", "phi"):
+            np.testing.assert_array_equal(getattr(new, name), getattr(population, name))
+
+
 @pytest.mark.slow
 def test_single_precision():
     e = engine(ss.moves.HMC(), runs=2, dtype="float32")
@@ -249,6 +267,8 @@ def test_only_series_that_are_due_change(moved):
     assert (told.sweeps[~due] == 0).all()
     assert (told.acceptance[~due] == 0).all()
     assert (told.status[~due] == ss.Status.OK).all()
+    if told.variance is not None:
+        assert (told.variance.log_evidence[~due] == 0).all() and (told.variance.log_evidence[due] > 0).any()
 
 
 @pytest.mark.slow
@@ -342,6 +362,21 @@ def test_variance_of_chains_with_a_known_answer():
         assert float(chain_variance(jnp.ones((1, 64)), 16)[0]) == 0.0
 
 
+def test_two_parts_of_one_move_add_up_what_the_evidence_gained():
+    """The second follows an exchange of inner particles."""
+    none = np.zeros(2, int)
+    first, second = (
+        MoveReport(none, none == 0, 0.0 * none, 0.0 * none, none, none, none)._replace(
+            variance=Variance(np.array([gained, 0.0]), np.full((1, 2), gained))
+        )
+        for gained in (0.25, 0.5)
+    )
+    both = second.following(first).variance
+    assert both is not None
+    np.testing.assert_array_equal(both.log_evidence, [0.75, 0.0])
+    np.testing.assert_array_equal(both.mean, second.variance.mean)
+
+
 @pytest.mark.slow
 def test_one_run_tells_the_error_that_many_runs_have():
     """Evidence: the sum over moves. Means: after a move of all runs at one time."""
@@ -372,6 +407,7 @@ def test_one_run_tells_the_error_that_many_runs_have():
         (lambda: ss.moves.NUTS(max_depth=0), "max_depth"),
         (lambda: ss.moves.MALA(goal=1.0), "goal"),
         (lambda: ss.moves.WasteFree(1), "length"),
+        (lambda: engine(ss.moves.WasteFree(16), resampling="multinomial"), "no lineage of their own"),
         (lambda: engine(ss.moves.WasteFree(7)), r"2, 4, 8, 16, 32, 64"),
         (lambda: engine(ss.moves.WasteFree(16), n_particles=1000), r"4 part\(s\) of 250.*: 2, 5, 10, 25, 50, 125"),
     ],

@@ -365,6 +365,24 @@ def test_particles_that_are_not_finite_have_a_status_of_their_own():
     assert np.isfinite(belief.log_weight).all()
 
 
+def test_a_state_of_weight_zero_may_become_anything():
+    """Few die, so that none is resampled; what moves on from a state outside the domain is no number."""
+    model = ss.models.Nonlinear(
+        lambda key, theta: jax.random.normal(key),
+        lambda key, theta, x, step: jnp.sqrt(1.5 - x),
+        lambda theta, x, y, step: jnp.where(x < 1.5, -theta["a"] * x, -jnp.inf),
+        ("a",),
+        sample_observation=lambda key, theta, x, step: x,
+    )
+    key = jax.random.split(jax.random.key(0), 1)
+    filter, theta = Particle(model, n_particles=M), {"a": jnp.full((1, 2), 1e-3)}
+    info, mean, sd, belief = run(filter, theta, rows([0.0, 1.0, 1.0]), key)
+    gone = np.isneginf(belief.log_weight)
+    assert 0 < gone.sum() < gone.size / 2 and np.isnan(belief.x[0][gone]).all()
+    for told in (info.log_lik, info.mean, info.sd, info.pit, mean, sd):
+        assert np.isfinite(told).all()
+
+
 GOOD = {
     "sample_initial": lambda key, theta: jax.random.normal(key),
     "sample_transition": lambda key, theta, x, step: theta["a"] * x,

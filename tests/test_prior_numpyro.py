@@ -87,6 +87,7 @@ def test_factors_weigh_the_draws():
         (lambda: numpyro.sample("k", dist.Poisson(2.0)), "k is discrete"),
         (lambda: numpyro.sample("y", dist.Normal(0.0, 1.0), obs=1.0), "y is observed"),
         (lambda: numpyro.deterministic("d", 1.0), "no sample site"),
+        (numpyro.handlers.scale(level, scale=0.5), "the density of sigma_level, sigma_obs is scaled"),
     ],
 )
 def test_what_is_refused(law, reason):

@@ -193,6 +193,22 @@ def test_challengers_check_the_evidence_while_bridging_too():
     assert checked
 
 
+def test_an_exchange_leaves_open_a_pool_that_has_opened_meanwhile(monkeypatch):
+    """Challengers that are drawn then have to keep apart what is pending."""
+    e = engine()
+    e.update(data(SHORT * BUDGET + 1))
+    smc, state, history = e._runtime.smc, e._runtime.state, e._runtime.history
+    monkeypatch.setattr(paced_module.exchange, "judged", lambda smc, population, twins: (population, ss.Status.OK))
+    with jax.enable_x64(True):
+        ready, t = np.ones(1, bool), np.array([len(history)])
+        under_way = dict(active=ready, at=t, rows=t, since=t - 3, budget=2 * np.asarray(state.pending.budget))
+        twins = paced_module.Twins(**vars(state.pending) | under_way)
+        population = dataclasses.replace(state.population, phi=np.full(1, 0.5))
+        new, *_ = smc.schedule.act(smc, twins, population, history, ready)
+    assert not isinstance(new, paced_module.Twins) and np.asarray(new.active).all()
+    assert (np.asarray(new.since) == t - 3).all() and (np.asarray(new.budget) == 2 * BUDGET).all()
+
+
 def work(e):
     """Filter steps of challengers with the last observation, per particle of the population."""
     return int(np.max(np.asarray(e._runtime.state.pending.work))) * SETS

@@ -117,6 +117,19 @@ def test_a_share_of_the_particles_at_a_time(engine, monkeypatch):
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("engine", ["sequential"], indirect=True)
+def test_a_share_of_the_trajectories_at_a_time(engine, monkeypatch):
+    """Each run's are of its own particles, in the last share too, which is not full."""
+    smooth, seen = importlib.import_module("smcssm.readout.smooth"), []
+    monkeypatch.setattr(smooth, "room", lambda snapshot: 3)
+    monkeypatch.setattr(smooth, "share_of", lambda snapshot, data, numbers: seen.append(numbers))
+    monkeypatch.setattr(smooth, "_drawn", lambda share, key: np.zeros((T, 2, RUNS, 3)))
+    snapshot = engine.snapshot()
+    smooth._trajectories(snapshot, snapshot.data(), 5, seed=1)
+    want = smooth.resampled(snapshot.weights(), 5, np.random.default_rng(1))
+    np.testing.assert_array_equal(np.concatenate(seen, axis=1)[:, :5], want)
+
+
 def test_complaints():
     engine = ss.Engine(MODEL, PRIOR, n_particles=N)
     with pytest.raises(ModelError, match="no observation yet"):

@@ -241,7 +241,7 @@ class AbstractHiddenMarkov(AbstractModel):
 
     @abc.abstractmethod
     def transition(self, params: PyTree[Array], obs: Observation) -> Float[Array, "k k s n"]:
-        """Probabilities from a regime (row) to a regime (column), over dt > 0; NaN where these are none."""
+        """Probabilities from a regime (row) to another (column), the identity over dt = 0; NaN where these are none."""
 
     @abc.abstractmethod
     def log_observation(self, params: PyTree[Array], obs: Observation) -> Float[Array, "k s n"]:
@@ -328,7 +328,7 @@ class AbstractNonlinear(AbstractModel):
     def look_ahead(
         self, params: PyTree[Array], x: Float[Array, "x m s n"], obs: Observation
     ) -> Float[Array, "m s n"]:
-        """About log p(y_t | x_{t-1}), every value present; any function leaves the likelihood unbiased. A hook."""
+        """About log p(y_t | x_{t-1}), every value present; any finite one leaves the likelihood unbiased. A hook."""
         raise NotImplementedError
 
 

@@ -9,8 +9,8 @@ Papaspiliopoulos (2020), An Introduction to Sequential Monte Carlo, chapter 10. 
     x'_j ~ q(. | x_{a_j}, y_t);   w_j = V_j f(x'_j | x_{a_j}) g(y_t | x'_j) / q(x'_j | x_{a_j}, y_t)
     p(y_t | y_1:t-1) is estimated by L_t = sum w_j;   W'_j = w_j / L_t
 
-Without bias, whatever eta, q and the threshold: whether to resample is known before anything is drawn, and resampling
-takes i for v_i M / (sum v) of the slots on average, so that for any h, in both cases,
+Without bias, whatever eta > 0, q and the threshold: whether to resample is known before anything is drawn, and
+resampling takes i for v_i M / (sum v) of the slots on average, so that for any h, in both cases,
 
     E[sum_j w_j h(x'_j) | particles at t-1] = sum_i W_i int f(x' | x_i) g(y_t | x') h(x') dx' = sum_i W_i (Q_t h)(x_i).
 
@@ -30,6 +30,7 @@ from smcssm.core import AbstractNonlinear, AbstractRandomFilter, FilterInfo, Obs
 from smcssm.errors import ModelError
 from smcssm.filters.collapse import fold_in
 from smcssm.filters.inner import SCHEMES, normalise, running_sum, take, uniform
+from smcssm.gaussian import mixture_moments
 
 METHODS = ("auto", "bootstrap", "guided", "auxiliary")
 RESAMPLING = (*SCHEMES, "sorted")
@@ -102,7 +103,8 @@ class Particle(AbstractRandomFilter):
         x, log_ratio = self._move(of_moves, params, start.x, obs)
         seen = jnp.any(obs.mask, axis=0)
         log_g = self.model.log_observation(params, x, obs) + log_ratio
-        new_weight, total = normalise(log_weight + log_g)
+        dead = jnp.isneginf(log_weight)  # whatever has become of their states
+        new_weight, total = normalise(jnp.where(dead, -jnp.inf, log_weight + log_g))
         told = self._predictive(of_prediction, params, (start.x, x, log_weight), obs)
         log_lik = jnp.where(seen[0], total, 0.0)
         path = None if start.path is None else jnp.concatenate([start.x[None], start.path[:-1]])
@@ -165,11 +167,8 @@ class Particle(AbstractRandomFilter):
         w = jnp.exp(normalise(log_weight)[0])
         mean, sd, below, upto = told
 
-        def average(a: Float[Array, "y m s n"]) -> Float[Array, "y s n"]:
-            return jnp.sum(w[None] * a, axis=1)
-
-        centre, low, high = average(mean), average(below), average(upto)
-        spread = jnp.sqrt(average(sd**2 + (mean - centre[:, None]) ** 2))
+        centre, spread = mixture_moments(w[None], mean, sd, 1)
+        low, high = (jnp.sum(jnp.where(w[None] > 0, w[None] * a, 0.0), axis=1) for a in (below, upto))
         pit = low + uniform(of_pit, centre[..., :1]) * (high - low)  # the same number for all: a mixture's PIT
         one = take(x, self._drawn(fold_in(of_pit, 1), w))
         draw = self.model.sample_observation(fold_in(of_y, 1), params, one, obs)
@@ -241,9 +240,7 @@ def lagged(belief: Particles, first: int = 0) -> tuple[Float[Array, "l x s n"], 
 
 
 def _moments(x: Float[Array, "x m s n"], log_weight: Float[Array, "m s n"]) -> tuple[Array, Array]:
-    w = jnp.exp(log_weight)[None]
-    mean = jnp.sum(w * x, axis=1)
-    return mean, jnp.sqrt(jnp.sum(w * (x - mean[:, None]) ** 2, axis=1))
+    return mixture_moments(jnp.exp(log_weight)[None], x, jnp.zeros((), x.dtype), 1)
 
 
 def _wide(tree: PyTree[Array]) -> PyTree[Array]:

@@ -33,7 +33,7 @@ class Nonlinear(AbstractNonlinear):
         proposal: (key, theta, x, y, step) -> (x', log_ratio): a draw from a proposal q that has seen y, and
             log f(x' | x) - log q(x'), f being the density of the transition. Used for rows without missing values.
         look_ahead: (theta, x, y, step) -> about log p(y | x) for x before the transition, for rows without missing
-            values. Any function is right; a good one gives less noise.
+            values. Any finite function is right; a good one gives less noise.
         states: names of the states; "x", or x0, x1, ... of a vector, by default.
         channels: names of the channels; "y" by default, and y is then a number.
         n_inputs: number of inputs, called input0, input1, ...; or

@@ -1,7 +1,7 @@
 """A NumPyro model function as a prior: sample sites, deterministic sites, plates, and factors.
 
-NumPyro's own tools do the work: ``numpyro.handlers`` find the sites, ``biject_to`` gives the bijection of each support,
-``log_density`` the joint density. A support may depend on other sites; then so does its bijection, site after site.
+NumPyro's own tools do the work: ``numpyro.handlers`` find the sites, ``biject_to`` gives the bijection of each support.
+A support may depend on other sites; then so does its bijection, site after site.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class NumPyro(AbstractPrior):
         coords: labels along them.
 
     Raises:
-        ModelError: no, observed, discrete or improper sites.
+        ModelError: no, observed, discrete, improper or scaled sites.
     """
 
     function: Callable[..., Any] = eqx.field(static=True)
@@ -170,6 +170,11 @@ def _plates(site: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _check(free: dict[str, Any]) -> None:
+    if scaled := [n for n, s in free.items() if s["scale"] is not None]:
+        raise ModelError(
+            f"prior: the density of {', '.join(scaled)} is scaled (handlers.scale, or a plate with subsample_size), "
+            "its draws are not: leave the scale out"
+        )
     for name in [n for n, s in free.items() if _is_factor(s)]:
         del free[name]
     if observed := [n for n, s in free.items() if s["is_observed"]]:

@@ -59,7 +59,8 @@ def moments(
     zero = jnp.zeros_like(population.belief.mean[0])
 
     def average(a: Array) -> Array:
-        return jnp.sum(jnp.expand_dims(w, tuple(range(a.ndim - 2))) * a, axis=(-2, -1))
+        each = jnp.expand_dims(w, tuple(range(a.ndim - 2)))
+        return jnp.sum(jnp.where(each > 0, each * a, 0.0), axis=(-2, -1))  # of weight zero a particle may be anything
 
     def step(
         carry: tuple[Gaussian, Array, Array], row: tuple[Int[Array, ""], Observation]

@@ -20,6 +20,7 @@ from jaxtyping import Array, Int, PyTree
 
 from smcssm.core import Observation
 from smcssm.history import pad
+from smcssm.readout.posterior import some_of
 from smcssm.smc2.adapt import compiled, gather
 from smcssm.smc2.population import SMC2, Population, at_particles, fold_in
 from smcssm.snapshot import Snapshot
@@ -52,7 +53,7 @@ def pointwise(snapshot: Snapshot, chosen: Int[np.ndarray, "runs draws"], seed: i
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(seed), runs)
         for first in range(0, draws, size):
-            numbers = np.resize(chosen[:, first : first + size].T, (size, runs)).T  # the last share repeats some
+            numbers = some_of(chosen, first, size)
             found.append(_through(snapshot, data, numbers, fold_in(keys, first)))
     log_lik, y = (np.concatenate(parts, axis=-1)[..., :draws] for parts in zip(*found, strict=True))
     seen, dims = data.mask[..., 0].any(axis=1), ("chain", "draw", "time")

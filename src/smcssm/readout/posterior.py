@@ -48,6 +48,11 @@ def as_draws(prior: AbstractPrior, theta: dict[str, np.ndarray], chosen: np.ndar
     return xr.Dataset(out, {"chain": np.arange(len(chosen)), "draw": np.arange(draws), **coords})
 
 
+def some_of(chosen: np.ndarray, first: int, size: int) -> np.ndarray:
+    """``size`` of the chosen ``[runs, draws]``, run by run, from number ``first`` on; the last share repeats some."""
+    return np.resize(chosen[:, first : first + size].T, (size, len(chosen))).T
+
+
 def resampled(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
     """Particle numbers ``[runs, draws]``."""
     points = (np.arange(draws) + rng.random((len(weights), 1))) / draws

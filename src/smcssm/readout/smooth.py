@@ -28,7 +28,7 @@ from smcssm.readout import traced
 from smcssm.readout.backwards import Backwards, Moments, doubled
 from smcssm.readout.backwards_chain import CHAIN
 from smcssm.readout.backwards_gaussian import GAUSSIAN
-from smcssm.readout.posterior import resampled
+from smcssm.readout.posterior import resampled, some_of
 from smcssm.smc2.adapt import compiled, gather
 from smcssm.smc2.population import SMC2, Population, Stream, at_particles, fold_in, stream
 from smcssm.snapshot import Snapshot
@@ -193,7 +193,7 @@ def _trajectories(snapshot: Snapshot, data: Observation, draws: int, seed: int) 
     keys = jax.random.split(jax.random.key(seed), len(chosen))
     out = []
     for first in range(0, draws, size):
-        share = share_of(snapshot, data, np.resize(chosen[:, first : first + size], (len(chosen), size)))
+        share = share_of(snapshot, data, some_of(chosen, first, size))
         out.append(np.moveaxis(_drawn(share, fold_in(keys, first)), (-2, -1), (0, 1)))
     return np.concatenate(out, axis=1)[:, :draws]
 

@@ -34,7 +34,7 @@ from smcssm.filters import Particle, RaoBlackwell, particle
 from smcssm.history import pad
 from smcssm.readout import traced_gaussian
 from smcssm.readout.backwards import Moments, doubled, moments
-from smcssm.readout.posterior import resampled
+from smcssm.readout.posterior import resampled, some_of
 from smcssm.readout.traced_gaussian import Way
 from smcssm.smc2.adapt import compiled, gather
 from smcssm.smc2.population import SMC2, Population, at_particles, fold_in
@@ -84,7 +84,7 @@ def _traced(snapshot: Snapshot, data: Observation, way: Way, seed: int) -> tuple
     keys, size, total = jax.random.split(jax.random.key(seed), len(weights)), _room(snapshot, way), None
     draws = chosen.shape[1]
     for first in range(0, draws, min(size, draws)):
-        numbers = np.resize(chosen[:, first : first + size].T, (min(size, draws), len(chosen))).T
+        numbers = some_of(chosen, first, min(size, draws))
         w = np.broadcast_to(np.arange(numbers.shape[1]) < draws - first, numbers.shape).astype(float)
         found = of_share(snapshot, data, numbers, w, way, fold_in(keys, first))
         total = found if total is None else total.join(found)

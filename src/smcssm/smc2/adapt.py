@@ -135,12 +135,14 @@ def the_others(smc: SMC2, a: Float[Array, "*z s n"]) -> Float[Array, "f *z m"]:
 def climb(
     smc: SMC2, population: Population, due: Bool[Array, " s"]
 ) -> tuple[Population, Bool[Array, " s"]]:
-    """Raise phi as far as half of the ESS allows, towards 1.
+    """Raise phi as far as half of the ESS allows, towards 1, where nothing is pending any more.
 
-    Returns also which series need a move at the new phi: those that are not at 1 yet, or short of ESS there.
+    Not even after a move at phi = 1, whose challengers keep apart what was pending. Returns also which series need a
+    move at the new phi: those that are not at 1 yet, or short of ESS there.
     """
     room = 1 - population.phi
-    part = tempering_exponent(population.log_weight, population.pending, jnp.where(room > 0, room, 1.0))
+    most = tempering_exponent(population.log_weight, population.pending, jnp.where(room > 0, room, 1.0))
+    part = jnp.where(room > 0, most, 0.0)
     arrived = part >= room
     weight = population.log_weight + times(part[:, None], population.pending)
     gain = log_mean_weight(weight) - log_mean_weight(population.log_weight)
@@ -149,7 +151,7 @@ def climb(
     pending = jnp.where(arrived[:, None], 0.0, population.pending)
     changed = (weight, settled, population.log_evidence + gain, phi, pending)
     new = eqx.tree_at(lambda p: (p.log_weight, p.log_lik, p.log_evidence, p.phi, p.pending), population, changed)
-    new = select(due & (room > 0), new, population)
+    new = select(due, new, population)
     ess = effective_sample_size(new.log_weight)
     short = ess < smc.ess_threshold * new.log_weight.shape[-1]
     return new, due & ((new.phi < 1) | short)

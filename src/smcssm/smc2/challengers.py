@@ -105,8 +105,8 @@ def add(
     pooled: Bool[Array, " s"],
 ) -> tuple[Float[Array, "s n"], Float[Array, "s n"]]:
     """The log-likelihood after one more row; where the row is pooled its own is pending."""
-    settled = smc.forgetting * settled + jnp.where(pooled[:, None], 0.0, increment)
-    return settled, smc.forgetting * pending + jnp.where(pooled[:, None], increment, 0.0)
+    settled = smc.forgetting * settled + jnp.where(pooled[:, None], 0.0, increment)  # what forgets has no pool
+    return settled, pending + jnp.where(pooled[:, None], increment, 0.0)
 
 
 def take(

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.core import FilterInfo, Observation, Status
+from smcssm.gaussian import mixture_moments
 from smcssm.resampling import crps_of_draws, effective_sample_size, largest_exponent, log_mean_weight, normalise
 from smcssm.smc2.population import SMC2, Lag, Population, Stream, at_full_exponent, at_particles, select, stream, times
 from smcssm.smc2.report import Row, pack, recorded_quantiles
@@ -186,14 +187,10 @@ def tempering_exponent(
 def _mixture(log_weight: Float[Array, "s n"], info: FilterInfo, obs: Observation) -> tuple[Array, Array, Array, Array]:
     """Mean, sd, PIT and CRPS of the one-step predictive, hyperparameters integrated out; CRPS from its draws."""
     w = normalise(log_weight)[None]
-
-    def average(a: Float[Array, "y s n"]) -> Float[Array, "y s"]:
-        return jnp.sum(jnp.where(w > 0, w * a, 0.0), axis=-1)
-
-    mean = average(info.mean)
-    sd = jnp.sqrt(average(info.sd**2 + (info.mean - mean[..., None]) ** 2))
+    mean, sd = mixture_moments(w, info.mean, info.sd, -1)
+    pit = jnp.sum(jnp.where(w > 0, w * info.pit, 0.0), axis=-1)
     crps = jnp.full_like(mean, jnp.nan) if info.draw is None else crps_of_draws(obs.y, info.draw, w)
-    return mean, sd, average(info.pit), crps
+    return mean, sd, pit, crps
 
 
 def advance(

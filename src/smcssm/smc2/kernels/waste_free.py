@@ -43,7 +43,12 @@ class WasteFree(AbstractKernel):
         self.length, self.proposals = whole("WasteFree(length)", length, 2), in_turn(proposal)
 
     def check(self, smc: SMC2, n_particles: int) -> None:
-        """Refuse where the particles cannot be divided into chains of this length."""
+        """Refuse where the particles cannot be divided into chains of this length, and lineages, which chains lose."""
+        if smc.resampling == "multinomial":
+            raise ModelError(
+                'WasteFree() with resampling="multinomial": states of a chain have no lineage of their own. Leave it '
+                "out: chains tell the variance of the evidence"
+            )
         size = n_particles // smc.folds
         if size % self.length or size // self.length < 2:
             fitting = ", ".join(str(p) for p in range(2, size // 2 + 1) if size % p == 0) or "none"
@@ -80,8 +85,8 @@ class WasteFree(AbstractKernel):
         correlation, stayed, distinct, gained, mean = jax.device_get((*mixed, gained, mean))
         slow = remembers(correlation, stayed, chains.z.shape[-1])  # its beginning at its end: the chain is too short
         status = np.where(due, np.maximum(status, np.where(slow, Status.SLOW_MIXING, Status.OK)), Status.OK)
-        sweeps = (self.length - 1) * due.astype(int)
-        return population, Moved(rate * due, correlation, distinct, sweeps, status, Variance(gained, mean))
+        variance = Variance(np.where(due, gained, 0.0), mean)  # others gain it when they are resampled
+        return population, Moved(rate * due, correlation, distinct, (self.length - 1) * due, status, variance)
 
     def warmup(self, smc: SMC2, population: Population, history: History) -> Population:
         """Compile every program of a move."""

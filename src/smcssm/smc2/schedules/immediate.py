@@ -75,7 +75,6 @@ class MoveReport(NamedTuple):
         """After the last rung."""
         return self._replace(acceptance=self.acceptance / np.maximum(self.sweeps, 1))
 
-
     def following(self, earlier: MoveReport) -> MoveReport:
         """As the last part of one move, which started with an ``earlier`` one."""
         return self._replace(
@@ -86,6 +85,7 @@ class MoveReport(NamedTuple):
             status=np.maximum(self.status, earlier.status),
             sweeps=self.sweeps + earlier.sweeps,
             rungs=earlier.rungs + 1 + self.rungs,
+            variance=None if self.variance is None else self.variance.after(earlier.variance),
         )
 
 

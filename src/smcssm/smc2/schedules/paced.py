@@ -130,7 +130,8 @@ class Paced(AbstractSchedule):
         wanted = ~active & due
         if ready.any() and isinstance(pending, Twins):
             population, status = exchange.judged(smc, population, pending.challengers)
-            pending, report = self.init(smc, population), _exchanged(population, ready, status)
+            kept = dict(budget=pending.budget, since=pending.since)  # a pool may have opened meanwhile
+            pending, report = replace(self.init(smc, population), **kept), _exchanged(population, ready, status)
             wanted = np.ones_like(ready)
         elif ready.any():
             pending, population, verdict = self._judge(smc, pending, population, history, ready)
