@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from smcssm import clock
 from smcssm.engine import Engine
+from smcssm.fleets.pacing import some_of
 from smcssm.fleets.runtime import FleetRuntime, State
 from smcssm.history import History
 from smcssm.record import Ring
@@ -34,7 +35,7 @@ def engine_of(runtime: FleetRuntime, timing: clock.Timing, place: int) -> Engine
         history.append(rows, length, marks)
     stamp = None if state.last is None or taken == 0 else state.last[place]
     with jax.enable_x64(True):
-        population, pending = take((state.population, state.pending), here)
+        population, pending = take(state.population, here), some_of(state.pending, here)
         population = compiled(sort_marginals, smc)(population)
     known = clock.Clock(taken, stamp, (), None if stamp is None else state.zone)
     layout = state.layout if taken else None
@@ -78,7 +79,7 @@ def kept(runtime: FleetRuntime, places: Int[np.ndarray, " s"]) -> State:
     """The state with these series alone."""
     state = runtime.state
     with jax.enable_x64(True):
-        population, pending = take((state.population, state.pending), places)
+        population, pending = take(state.population, places), some_of(state.pending, places)
     return state._replace(
         names=tuple(state.names[i] for i in places),
         population=population,
