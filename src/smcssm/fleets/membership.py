@@ -6,19 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from smcssm import clock
 from smcssm.engine import Engine
-from smcssm.fleets.pacing import some_of
+from smcssm.fleets.pacing import some_of, with_others
 from smcssm.fleets.runtime import FleetRuntime, State
 from smcssm.history import History
 from smcssm.record import Ring
 from smcssm.runtime import Committed, Runtime
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.batch import take
+from smcssm.smc2.batch import behind, take
 from smcssm.smc2.population import sort_marginals
 
 RECORD = 10_000
@@ -49,13 +48,8 @@ def joined(runtime: FleetRuntime, names: tuple[Any, ...]) -> State:
     state, new = runtime.state, runtime.fresh(names, runtime.state.born)
     n, more = len(state.names), len(names)
 
-    def behind(a: Any, b: Any) -> Any:
-        return jnp.concatenate([a, b], axis=max(a.ndim - 2, 0))
-
     with jax.enable_x64(True):
-        population, pending = jax.tree.map(
-            behind, (state.population, state.pending), (new.population, new.pending)
-        )
+        population, pending = behind(state.population, new.population), with_others(state.pending, new.pending)
     last = state.last
     if last is not None:
         unknown = np.datetime64("NaT", "ns") if last.dtype.kind == "M" else np.nan

@@ -124,6 +124,14 @@ def put_back(pending: PyTree[Array], back: Int[Array, " b"], part: PyTree[Array]
     return replace(rest, tuning=tuning)
 
 
+def with_others(pending: PyTree[Array], others: PyTree[Array]) -> PyTree[Array]:
+    """The same with what is pending of further series behind."""
+    if not isinstance(pending, Cycle):
+        return pending
+    tuning = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), pending.tuning, others.tuning)
+    return replace(batch.behind(replace(pending, tuning=()), replace(others, tuning=())), tuning=tuning)
+
+
 def _folds(cycle: Cycle, leaf: Array, series: Int[Array, " b"]) -> Int[Array, " f"]:
     """Where the folds of these series are in a leaf of the tuning, which has those of all series in front."""
     each = len(leaf) // len(cycle.at)
