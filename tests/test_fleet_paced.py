@@ -14,6 +14,7 @@ from posteriors import LOCAL_LEVEL
 from smcssm.core import AbstractProposal
 from smcssm.fleets import pacing, readout
 from smcssm.journal import Journal
+from smcssm.smc2.adapt import compiled
 from smcssm.smc2.schedules.paced import SHORT
 from test_fleet import NAMES, bits, compare_with_engines, streams
 from test_fleet_journal import assert_same
@@ -175,8 +176,10 @@ def test_those_without_room_wait_for_their_turn(monkeypatch):
     monkeypatch.setattr(pacing, "LEAST", 2)
     steps, made, y = count_work(monkeypatch), fleet(), LOCAL_LEVEL.simulate(300, 5)
     moved, asked, waited = np.zeros((len(y), 8), bool), np.zeros(8, int), 0
+    inner, programs = compiled(pacing._follow, made._runtime.smc), 0
     for t, value in enumerate(y):
         steps.clear()
+        programs = inner._cache_size() if t == len(y) // 2 else programs
         moved[t] = made.step(np.full(8, value)).moved
         waiting = np.asarray(cycle(made).waiting)
         assert np.asarray(cycle(made).active).sum() <= 2
@@ -184,6 +187,7 @@ def test_those_without_room_wait_for_their_turn(monkeypatch):
         first = (asked > 0) & (waiting == 0)  # sent off: nobody who waits had waited longer
         assert (asked[first][:, None] >= asked[waiting > 1][None]).all()
         asked, waited = waiting, max(waited, waiting.max())
+    assert inner._cache_size() == programs  # one for all of the time
     assert waited > 20
     assert moved[SHORT * BUDGET :].any(axis=0).all()
     snapshot = readout.of_fleet(made._runtime)

@@ -4,10 +4,10 @@
         follow     challengers on their way take `budget` rows of history, each of its own series, in batches
         ready      they have caught up, and are judged
         asking     a move is wanted, and no challengers are on their way
-        room       a quarter of the series, or 8, less those on their way: so many asking or ready ones may start
-                   new challengers, those first that have waited longest, those just ready last
+        room       the schedule's `share` of the series, or 8, less those on their way: so many asking or ready ones may
+                   start new challengers, those first that have waited longest, those just ready last
 
-So a step of S series x N particles takes at most S N + R K N budget filter steps, R = max(8, S / 4) rounded up to
+So a step of S series x N particles takes at most S N + R K N budget filter steps, R = max(8, share S) rounded up to
 batches, however long the streams. Moves over short histories do not wait: there each row halves the sample.
 """
 
@@ -28,17 +28,18 @@ from smcssm.smc2.batch import batches
 from smcssm.smc2.cycle import Cycle, Feed, follow
 from smcssm.smc2.population import SMC2
 from smcssm.smc2.report import Row
+from smcssm.smc2.schedules import Paced
 
-SHARE = 4  # one series in so many may have challengers on their way: twice as many as were in long streams, on average
-LEAST = batch.SIZES[0]  # but so many in any case
+LEAST = batch.SIZES[0]  # series that there is room for in any case
 
 FOLLOWED = ("at", "rows", "work", "since", "fresh", "unmoved")
 
 
 class Turn(NamedTuple):
-    """Which series need their schedule now, and which of them may start a move that takes several observations."""
+    """Which series need their schedule now: to move, or only to judge a surprise; and which may start challengers."""
 
     due: Bool[np.ndarray, " s"]
+    surprised: Bool[np.ndarray, " s"]
     may_start: Bool[np.ndarray, " s"]
 
 
@@ -49,19 +50,20 @@ def turn(
 
     Returns also what is pending, in which those that wait have waited for one observation more.
     """
-    if not isinstance(pending, Cycle):
-        return pending, Turn(wants & taken, np.ones_like(taken))
+    if not isinstance(smc.schedule, Paced):
+        return pending, Turn(wants & taken, np.zeros_like(taken), np.ones_like(taken))
     active, at, rows, waiting = jax.device_get((pending.active, pending.at, pending.rows, pending.waiting))
     ready = taken & active & (at == rows)
     asking = taken & ~active & (wants | (waiting > 0))
     short = lengths <= smc.schedule.turns(smc)[0]
-    room = max(LEAST, len(taken) // SHARE) - int((taken & active & ~ready).sum())
+    room = max(LEAST, int(smc.schedule.share * len(taken))) - int((taken & active & ~ready).sum())
     queue = np.lexsort((-waiting, ready))  # those that ask first, and of them those that have waited longest
     queue = queue[(ready | (asking & ~short))[queue]]
     may_start = np.zeros_like(taken)
     may_start[queue[: max(room, 0)]] = True
     pending = replace(pending, waiting=jnp.asarray(np.where(asking & ~short, waiting + 1, waiting)))
-    return pending, Turn(ready | (asking & (short | may_start)) | (taken & pooled), may_start)
+    due = ready | (asking & (short | may_start))
+    return pending, Turn(due, taken & pooled & ~due, may_start)
 
 
 def followed(
@@ -70,7 +72,9 @@ def followed(
     """Challengers one observation further, where series took one; ``lengths`` count it, and histories have it."""
     if not isinstance(pending, Cycle):
         return pending
-    for some in batches(taken & (np.asarray(pending.active) | row.pooled), lengths, ()):
+    active = np.asarray(pending.active)
+    going, surprised = taken & active, taken & row.pooled & ~active  # these only note it: there is no way to go
+    for some in (*batches(going, lengths, ()), *batches(surprised, lengths, ())):
         here = some.series
         feed = _feed(pending, histories, lengths, here)
         told = Row(*(leaf[..., here] for leaf in row))

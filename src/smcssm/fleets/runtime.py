@@ -133,7 +133,8 @@ class FleetRuntime:
         moved, acceptance = np.zeros(n, bool), np.full(n, np.nan)
         pending = followed(smc, state.pending, state.histories, lengths, taken, rows)
         pending, now = turn(smc, pending, lengths, taken, rows.pooled, wants)
-        for some in batches(now.due, lengths, smc.schedule.turns(smc)):
+        turns = smc.schedule.turns(smc)
+        for some in (*batches(now.due, lengths, turns), *batches(now.surprised, lengths, turns)):
             parts = take(population, some.series), some_of(pending, some.series)
             *parts, report = self._act(*parts, state.histories, lengths, some, now.may_start, rows)
             back = some.back(n)

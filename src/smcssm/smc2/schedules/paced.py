@@ -56,10 +56,13 @@ class Paced(AbstractSchedule):
         budget: rows of history per observation and challenger, at least 2. "auto" takes 16, or 4 for each
             hyperparameter if that is more, and up to four times that for a population that lags behind.
         sets: how many sets of N challengers are drawn at a trigger, so many sweeps there are at catch-up.
+        share: of the series of a fleet, how many may have challengers on their way at a time (or 8, if that is more);
+            the others wait for their turn. 1.0: none waits.
     """
 
     budget: int | str = "auto"
     sets: int = 3
+    share: float = 0.25
     tempering: bool = True
     remembers: None = None
     immediate: Immediate = Immediate()
@@ -69,6 +72,8 @@ class Paced(AbstractSchedule):
             raise ModelError(f'budget={self.budget!r}: expected "auto", or how many rows of history: at least 2')
         if not (isinstance(self.sets, int) and self.sets >= 1):
             raise ModelError(f"sets={self.sets!r}: expected a whole number >= 1")
+        if not (isinstance(self.share, (int, float)) and 0 < self.share <= 1):
+            raise ModelError(f"share={self.share!r}: expected a share of the series of a fleet, above 0 and up to 1.0")
 
     def check(self, move: AbstractKernel | None, filter: AbstractFilter) -> None:
         """Challengers are drawn long before they are judged: only an independence proposal can do that."""
