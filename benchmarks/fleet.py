@@ -8,7 +8,8 @@ all of them would have. Programs are compiled before anything is timed. Three wa
     Jitter            from the prior on, moves that cost the same at any time, with a bias (docs/schedules.md)
 
 statsmodels filters at one set of hyperparameters: it has no posterior, and is here for the cost of a loop over objects.
-Cost by number of series is that of steps in which nothing moves.
+Cost by number of series is that of steps in which nothing moves. How long a step is late in a stream, on average and at
+worst, is told of Paced, whose moves are spread over rows and whose series take turns, beside Immediate and Jitter.
 """
 
 from __future__ import annotations
@@ -76,6 +77,18 @@ def statsmodels_rate(y: np.ndarray, sample: int) -> float:
     return (len(y) - 1) * sample / seconds
 
 
+def late_steps(y: np.ndarray, n_particles: int, schedule: Any) -> np.ndarray:
+    """Milliseconds of each step in the last half of the rows; the first of two passes compiles."""
+    seconds = np.zeros(len(y))
+    for _ in range(2):
+        fleet = ss.Fleet(MODEL, series=y.shape[1], n_particles=n_particles, schedule=schedule)
+        for t, row in enumerate(y):
+            start = time.perf_counter()
+            fleet.step(row)
+            seconds[t] = time.perf_counter() - start
+    return 1e3 * seconds[len(y) // 2 :]
+
+
 def rows(quick: bool) -> list[dict[str, Any]]:
     n, particles, length, sample = (200, 128, 20, 2) if quick else (1000, 128, 100, 5)
     y, per_second = streams(length, n), {"unit": "series-steps per second", "more_is_better": True}
@@ -89,4 +102,11 @@ def rows(quick: bool) -> list[dict[str, Any]]:
     for size in (50, 200, 800) if quick else (100, 1000, 10_000):
         rate = fleet_rate(streams(10, size), particles, MOVES["nothing moves"])["per second"]
         out.append({"what": f"{size} series, nothing moves", "unit": "us per series-step", "ours": 1e6 / rate})
+    n, length = (64, 400) if quick else (64, 2000)
+    y = streams(length, n)
+    paced, *others = (late_steps(y, particles, schedule) for schedule in (ss.Paced(), ss.Immediate(), ss.Jitter()))
+    for name, other in zip(("Immediate", "Jitter"), others, strict=True):
+        for which, of in (("mean", np.mean), ("longest", np.max)):
+            what = f"{n} series x {particles}, Paced, rows {length // 2} to {length}, {which} step"
+            out.append({"what": what, "unit": "ms", "ours": of(paced), "rival": name, "theirs": of(other)})
     return out

@@ -289,7 +289,7 @@ def test_bad_blocks_are_refused(data, given, message, run):
         (dict(series=["a", "a"]), "'a' is there twice"),
         (dict(series=[]), "at least one"),
         (dict(impossible="error"), '"quarantine" or "missing"'),
-        (dict(schedule=ss.Paced()), "a fleet has Immediate"),
+        (dict(schedule=ss.Paced(), move=ss.moves.Metropolis("random_walk")), "must not depend on where a particle is"),
         (dict(move=ss.moves.HMC()), "a fleet has moves.Metropolis"),
         (dict(model=ss.models.StochasticVolatility()), "a fleet needs an exact filter"),
     ],

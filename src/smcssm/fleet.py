@@ -44,7 +44,8 @@ class Fleet:
         series: names of the series, or how many there are (then they are 0, 1, ...).
         n_particles: how many hyperparameter particles each series has.
         move: how particles are moved: ``ss.moves.Metropolis``.
-        schedule: when they are moved: ``ss.Immediate()`` or ``ss.Jitter()``.
+        schedule: when they are moved: ``ss.Immediate()``, ``ss.Paced()``, where series take turns so that no step is
+            long, or ``ss.Jitter()``.
         ess_threshold: a series is moved when its effective sample size falls below this share of the particles.
         impossible: what becomes of an observation that model and prior cannot explain. "quarantine" refuses it, and
             all that follow in that series, until ``release``; "missing" takes it as missing.

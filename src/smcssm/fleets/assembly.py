@@ -15,7 +15,7 @@ from smcssm.history import Store
 from smcssm.late import Refuse
 from smcssm.smc2.kernels.metropolis import Metropolis
 from smcssm.smc2.population import SMC2
-from smcssm.smc2.schedules import Immediate, Jitter
+from smcssm.smc2.schedules import Immediate, Jitter, Paced
 
 
 def names_of(series: int | Iterable[Any]) -> tuple[Any, ...]:
@@ -94,8 +94,8 @@ def check_supported(smc: SMC2) -> None:
             f"a fleet needs an exact filter; {type(smc.filter).__name__} estimates the likelihood, with a number of "
             "inner particles that differs from series to series. Use an Engine for each series"
         )
-    if not isinstance(smc.schedule, (Immediate, Jitter)):
-        raise ModelError(f"schedule={smc.schedule!r}: a fleet has Immediate() or Jitter() so far")
+    if not isinstance(smc.schedule, (Immediate, Paced, Jitter)):
+        raise ModelError(f"schedule={smc.schedule!r}: a fleet has Immediate(), Paced() or Jitter()")
     if not isinstance(smc.kernel, Metropolis):
         raise ModelError(f"move={smc.kernel!r}: a fleet has moves.Metropolis() so far")
 

@@ -51,6 +51,14 @@ class Histories:
         """The histories of some series, of these lengths, side by side."""
         return Aligned(self._columns, series, lengths)
 
+    def rows(
+        self, numbers: Int[np.ndarray, "r b"], series: Int[np.ndarray, " b"]
+    ) -> tuple[Observation, Bool[np.ndarray, "r b"]]:
+        """Rows of some series by number, each its own, and which of them came as a surprise."""
+        columns = {name: _gathered(column, numbers, series) for name, column in self._columns.items()}
+        marks = columns.pop(MARKS)
+        return Observation(**columns), marks
+
     def own(self, series: int, length: int) -> tuple[Observation, Bool[np.ndarray, "t 1"]]:
         """The rows of one series, as an engine of its own has them, and which of them came as a surprise."""
         columns = {name: column[:length, ..., series : series + 1].copy() for name, column in self._columns.items()}
@@ -113,7 +121,7 @@ class Aligned(ReadOnly):
             if together:
                 part = column[start : start + len(rows)][..., self._series]
             else:
-                part = np.moveaxis(column[rows, ..., self._series], 1, -1)
+                part = _gathered(column, rows, self._series)
             out[name] = _padded(part, stop - start)
         marks = out.pop(MARKS)
         return out | {"reported": _padded(reported, stop - start), MARKS: marks}
@@ -122,6 +130,11 @@ class Aligned(ReadOnly):
 def _columns(row: Observation) -> Columns:
     """A row by column; who reported is what a history is made of, not what it holds."""
     return {name: leaf for name, leaf in vars(replace(row, reported=None)).items() if leaf is not None}
+
+
+def _gathered(column: np.ndarray, numbers: np.ndarray, series: np.ndarray) -> np.ndarray:
+    """Cells ``[r, ..., b]`` of a column, of rows ``[r, b]`` and series ``[b]``."""
+    return np.moveaxis(column[numbers, ..., series], 1, -1)
 
 
 def _padded(part: np.ndarray, length: int) -> np.ndarray:

@@ -6,18 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from smcssm import clock
 from smcssm.engine import Engine
+from smcssm.fleets.pacing import some_of, with_others
 from smcssm.fleets.runtime import FleetRuntime, State
 from smcssm.history import History
 from smcssm.record import Ring
 from smcssm.runtime import Committed, Runtime
 from smcssm.smc2.adapt import compiled
-from smcssm.smc2.batch import take
+from smcssm.smc2.batch import behind, take
 from smcssm.smc2.population import sort_marginals
 
 RECORD = 10_000
@@ -34,7 +34,7 @@ def engine_of(runtime: FleetRuntime, timing: clock.Timing, place: int) -> Engine
         history.append(rows, length, marks)
     stamp = None if state.last is None or taken == 0 else state.last[place]
     with jax.enable_x64(True):
-        population, pending = take((state.population, state.pending), here)
+        population, pending = take(state.population, here), some_of(state.pending, here)
         population = compiled(sort_marginals, smc)(population)
     known = clock.Clock(taken, stamp, (), None if stamp is None else state.zone)
     layout = state.layout if taken else None
@@ -48,13 +48,8 @@ def joined(runtime: FleetRuntime, names: tuple[Any, ...]) -> State:
     state, new = runtime.state, runtime.fresh(names, runtime.state.born)
     n, more = len(state.names), len(names)
 
-    def behind(a: Any, b: Any) -> Any:
-        return jnp.concatenate([a, b], axis=max(a.ndim - 2, 0))
-
     with jax.enable_x64(True):
-        population, pending = jax.tree.map(
-            behind, (state.population, state.pending), (new.population, new.pending)
-        )
+        population, pending = behind(state.population, new.population), with_others(state.pending, new.pending)
     last = state.last
     if last is not None:
         unknown = np.datetime64("NaT", "ns") if last.dtype.kind == "M" else np.nan
@@ -78,7 +73,7 @@ def kept(runtime: FleetRuntime, places: Int[np.ndarray, " s"]) -> State:
     """The state with these series alone."""
     state = runtime.state
     with jax.enable_x64(True):
-        population, pending = take((state.population, state.pending), places)
+        population, pending = take(state.population, places), some_of(state.pending, places)
     return state._replace(
         names=tuple(state.names[i] for i in places),
         population=population,

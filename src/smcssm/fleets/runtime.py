@@ -11,6 +11,7 @@ import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from smcssm import forks
 from smcssm.core import Observation, Status
 from smcssm.errors import ImpossibleObservationError, ModelError
 from smcssm.fleets.histories import Histories
+from smcssm.fleets.pacing import followed, put_back, some_of, turn
 from smcssm.history import Columns, History, Store
 from smcssm.ingest import Layout
 from smcssm.readout.scores import none as no_scores
@@ -29,6 +31,7 @@ from smcssm.smc2.adapt import compiled
 from smcssm.smc2.batch import Batch, batches, put, take
 from smcssm.smc2.population import SMC2, Population
 from smcssm.smc2.report import Row, unpack
+from smcssm.smc2.schedules import Immediate, Paced
 from smcssm.smc2.step import advance, with_stepped
 
 
@@ -85,6 +88,7 @@ class FleetRuntime:
 
     def __init__(self, smc: SMC2, n_particles: int, seed: int, names: tuple[Any, ...], first: int = 0) -> None:
         self.smc, self.n_particles, self.seed, self.first = smc, n_particles, seed, first
+        self._filtering = replace(smc, schedule=Immediate(smc.schedule.tempering))  # all else is done for few series
         self.lock, self.busy = forks.guarded(self, threading.RLock()), False
         self.n_channels = len(smc.filter.model.channel_names)
         self.state = self.fresh(names, first)
@@ -118,23 +122,26 @@ class FleetRuntime:
 
     def _attempt(self, state: State, row: Observation) -> tuple[State, Told]:
         smc, n = self.smc, len(state.taken)
-        program, block = compiled(advance, smc), jax.tree.map(lambda leaf: leaf[None], row)
-        changed, pending, report = program(state.population, state.pending, block, (), np.int64(1), None)
-        population = with_stepped(state.population, changed)
-        rows, due = unpack(np.asarray(report), self.n_channels, n)
-        rows, reported = Row(*(leaf[0] for leaf in rows)), np.asarray(row.reported)
+        changed, rows, wants = self._observe(state, row)
+        population, reported = with_stepped(state.population, changed), np.asarray(row.reported)
         rows.status[~reported] = Status.OK
         impossible = rows.status == Status.IMPOSSIBLE
         taken = reported if smc.impossible == "missing" else reported & ~impossible
         _check_finite(taken, rows.log_evidence)
         kept = without(row, impossible, reported=True)
         lengths = self._append(state, kept, taken, rows.pooled)
-        due, moved, acceptance = due & taken, np.zeros(n, bool), np.full(n, np.nan)
-        for some in batches(due, lengths, smc.schedule.turns(smc)):
-            part, report = self._move(population, state.histories, lengths, some, rows)
-            population = put(population, some.back(n), part)
-            moved[some.series[some.due]] = True
-            acceptance[some.series[some.due]] = report.acceptance[some.due]
+        moved, acceptance = np.zeros(n, bool), np.full(n, np.nan)
+        pending = followed(smc, state.pending, state.histories, lengths, taken, rows)
+        pending, now = turn(smc, pending, lengths, taken, rows.pooled, wants)
+        turns = smc.schedule.turns(smc)
+        for some in (*batches(now.due, lengths, turns), *batches(now.surprised, lengths, turns)):
+            parts = take(population, some.series), some_of(pending, some.series)
+            *parts, report = self._act(*parts, state.histories, lengths, some, now.may_start, rows)
+            back = some.back(n)
+            population, pending = put(population, back, parts[0]), put_back(pending, back, parts[1])
+            if report is not None:
+                here = some.due & report.due
+                moved[some.series[here]], acceptance[some.series[here]] = True, report.acceptance[here]
         gain = np.where(taken, rows.log_evidence - state.log_evidence, 0.0)
         after = state._replace(
             population=population,
@@ -145,6 +152,13 @@ class FleetRuntime:
         )
         return after, Told(rows, taken, np.asarray(kept.mask), gain, moved, acceptance)
 
+    def _observe(self, state: State, row: Observation) -> tuple[tuple, Row, Bool[np.ndarray, " s"]]:
+        """What a row changes in all populations, what it says, and which of them want to be moved."""
+        block = jax.tree.map(lambda leaf: leaf[None], row)
+        changed, _, report = compiled(advance, self._filtering)(state.population, (), block, (), np.int64(1), None)
+        rows, wants = unpack(np.asarray(report), self.n_channels, len(state.names))
+        return changed, Row(*(leaf[0] for leaf in rows)), wants
+
     def _append(
         self, state: State, row: Observation, taken: Bool[np.ndarray, " s"], pooled: Bool[np.ndarray, " s"]
     ) -> Int[np.ndarray, " s"]:
@@ -154,25 +168,35 @@ class FleetRuntime:
         state.histories.append(row, wanted, state.lengths, pooled)
         return state.lengths + wanted
 
-    def _move(
-        self, population: Population, histories: Histories, lengths: Int[np.ndarray, " s"], some: Batch, rows: Row
-    ) -> tuple[Population, Any]:
+    def _act(
+        self,
+        population: Population,
+        pending: PyTree,
+        histories: Histories,
+        lengths: Int[np.ndarray, " s"],
+        some: Batch,
+        may_start: Bool[np.ndarray, " s"],
+        rows: Row,
+    ) -> tuple[Population, PyTree, Any]:
         """Let the schedule act on a batch; what is reported of its series then goes into ``rows``."""
         smc, here = self.smc, some.series[some.due]
         history = History(histories.of(some.series, lengths[some.series]))
+        act = smc.schedule.act
+        if isinstance(smc.schedule, Paced):
+            act = partial(smc.schedule.act_where, may_start=may_start[some.series])
         try:
-            _, part, report = smc.schedule.act(smc, (), take(population, some.series), history, some.due)
+            pending, part, report = act(smc, pending, population, history, some.due)
         except ImpossibleObservationError as error:
             hopeless = np.zeros(len(lengths), bool)
             hopeless[some.series[some.due if error.series is None else error.series]] = True
             raise _Refused(hopeless, Status.IMPOSSIBLE) from None
         evidence, quantiles = map(np.asarray, compiled(after_move, smc)(part))
         rows.log_evidence[here], rows.quantiles[..., here] = evidence[some.due], quantiles[..., some.due]
-        status = np.maximum(settled(rows.status[some.series], part), report.status)
+        status = np.maximum(settled(rows.status[some.series], part), 0 if report is None else report.status)
         rows.status[here] = status[some.due]
         due = np.isin(np.arange(len(lengths)), here)
         _check_finite(due, rows.log_evidence)
-        return part, report
+        return part, pending, report
 
     def commit(self, state: State, columns: Columns | None, zone: str | None = None) -> None:
         """Make a state the present one, once the journal has what led to it. Without any, ``columns`` are not read."""
@@ -194,11 +218,8 @@ class FleetRuntime:
             state = self.state
             row = blank(self.smc, len(state.names), state.layout is not None and state.layout.noise_sd)
             row = replace(row, dt=np.ones_like(row.dt), index=state.taken, reported=np.ones(len(state.names), bool))
-            block = jax.tree.map(lambda leaf: leaf[None], row)
-            program = compiled(advance, self.smc)
-            _, _, report = program(state.population, state.pending, block, (), np.int64(1), None)
-            rows, _ = unpack(np.asarray(report), self.n_channels, len(state.names))
-            return np.stack([rows.predictive_mean[0], rows.predictive_sd[0]])
+            _, rows, _ = self._observe(state, row)
+            return np.stack([rows.predictive_mean, rows.predictive_sd])
 
     def copy(self) -> FleetRuntime:
         """An independent one with the same past."""

@@ -81,3 +81,8 @@ def put(tree: PyTree[Array], series: Int[Array, " b"], part: PyTree[Array]) -> P
         return place.set(b, mode="drop")
 
     return jax.tree.map(one, tree, part)
+
+
+def behind(tree: PyTree[Array], others: PyTree[Array]) -> PyTree[Array]:
+    """The same with further series behind its own."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=max(a.ndim - 2, 0)), tree, others)

@@ -60,7 +60,8 @@ class Cycle:
     the folds of all series in front. ``at`` of ``rows`` rows of history have been taken, ``work`` of them with the
     last observation. ``since`` is the first row of the open pool. ``fresh`` marks a surprise that came in mid-cycle,
     ``astray`` a population that its last challengers know better than, ``unmoved`` the share of particles that have not
-    moved since the last trigger or rise of phi.
+    moved since the last trigger or rise of phi. ``waiting`` counts the observations since challengers were wanted where
+    there was no room for them, as there may be in a fleet.
     """
 
     active: Bool[Array, " s"]
@@ -72,6 +73,7 @@ class Cycle:
     fresh: Bool[Array, " s"]
     astray: Bool[Array, " s"]
     unmoved: Float[Array, " s"]
+    waiting: Int[Array, " s"]
     key: UInt[Array, "s k"]
     tuning: PyTree[Array]
     challengers: Challengers
@@ -125,6 +127,7 @@ def idle(smc: SMC2, proposal: AbstractProposal, sets: int, budget: int, populati
         fresh=zero > 0,
         astray=zero > 0,
         unmoved=jnp.ones_like(population.phi),
+        waiting=zero,
         key=population.key,
         tuning=fit(smc, proposal, population),
         challengers=challengers,
@@ -163,6 +166,7 @@ def start(
         cycle,
         active=cycle.active | due,
         at=jnp.where(due, 0, cycle.at),
+        waiting=jnp.where(due, 0, cycle.waiting),
         key=jnp.where(due[:, None], jax.random.key_data(step_key), cycle.key),
         tuning=jax.tree.map(lambda a, b: jnp.where(_like(anew, a), a, b), tuning, cycle.tuning),
         challengers=select(due, drawn, cycle.challengers),
@@ -197,6 +201,7 @@ def twins(smc: SMC2, cycle: Cycle, population: Population, first: Observation) -
         fresh=~everywhere,
         astray=~everywhere,
         unmoved=jnp.ones_like(cycle.unmoved),
+        waiting=jnp.zeros_like(cycle.at),
         key=jax.random.key_data(stream(population.key, Stream.CHALLENGERS, population.t, 4)),
         tuning=(),
         challengers=challengers,

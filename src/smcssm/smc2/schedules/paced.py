@@ -56,10 +56,13 @@ class Paced(AbstractSchedule):
         budget: rows of history per observation and challenger, at least 2. "auto" takes 16, or 4 for each
             hyperparameter if that is more, and up to four times that for a population that lags behind.
         sets: how many sets of N challengers are drawn at a trigger, so many sweeps there are at catch-up.
+        share: of the series of a fleet, how many may have challengers on their way at a time (or 8, if that is more);
+            the others wait for their turn. 1.0: none waits.
     """
 
     budget: int | str = "auto"
     sets: int = 3
+    share: float = 0.25
     tempering: bool = True
     remembers: None = None
     immediate: Immediate = Immediate()
@@ -69,6 +72,8 @@ class Paced(AbstractSchedule):
             raise ModelError(f'budget={self.budget!r}: expected "auto", or how many rows of history: at least 2')
         if not (isinstance(self.sets, int) and self.sets >= 1):
             raise ModelError(f"sets={self.sets!r}: expected a whole number >= 1")
+        if not (isinstance(self.share, (int, float)) and 0 < self.share <= 1):
+            raise ModelError(f"share={self.share!r}: expected a share of the series of a fleet, above 0 and up to 1.0")
 
     def check(self, move: AbstractKernel | None, filter: AbstractFilter) -> None:
         """Challengers are drawn long before they are judged: only an independence proposal can do that."""
@@ -113,20 +118,40 @@ class Paced(AbstractSchedule):
     def due(self, smc: SMC2, pending: Cycle, population: Population) -> Bool[Array, " s"]:
         """Where challengers have caught up or are wanted, or a surprise changed what they have to take."""
         caught_up = pending.active & (pending.at == settled(smc, pending.rows))
-        return caught_up | pending.fresh | (~pending.active & wants_move(smc, population))
+        wanted = wants_move(smc, population) | (pending.waiting > 0)
+        return caught_up | pending.fresh | (~pending.active & wanted)
+
+    def turns(self, smc: SMC2) -> tuple[int, ...]:
+        """From immediate moves to challengers."""
+        return (SHORT * self.budgets(smc)[0],)
 
     def act(
         self, smc: SMC2, pending: Cycle, population: Population, history: History, due: Bool[np.ndarray, " s"]
     ) -> tuple[Cycle, Population, MoveReport | None]:
         """Judge challengers that have caught up; draw new ones where they are wanted."""
-        if len(history) <= SHORT * self.budgets(smc)[0]:
+        return self.act_where(smc, pending, population, history, due, np.ones_like(due))
+
+    def act_where(
+        self,
+        smc: SMC2,
+        pending: Cycle,
+        population: Population,
+        history: History,
+        due: Bool[np.ndarray, " s"],
+        may_start: Bool[np.ndarray, " s"],
+    ) -> tuple[Cycle, Population, MoveReport | None]:
+        """The same; new challengers only where there is room for them, elsewhere they wait for their turn.
+
+        Histories may differ in length, unless they are short ones.
+        """
+        if len(history) <= self.turns(smc)[0]:
             return self._at_once(smc, pending, population, history, due)
-        active, at, phi = jax.device_get((pending.active, pending.at, population.phi))
+        active, at, rows, phi = jax.device_get((pending.active, pending.at, pending.rows, population.phi))
         if history.newest_is_late and phi.min() < 1:
             return self.close(smc, pending, population, history)
-        if phi.min() < FAINT:
-            raise ImpossibleObservationError(_TOO_FAR.format(phi.min()))
-        ready, report = active & (at == max(len(history) - smc.horizon, 0)), None
+        if (faint := phi < FAINT).any():
+            raise ImpossibleObservationError(_TOO_FAR.format(phi.min()), faint)
+        ready, report = active & (at == np.asarray(settled(smc, rows))), None
         wanted = ~active & due
         if ready.any() and isinstance(pending, Twins):
             population, status = exchange.judged(smc, population, pending.challengers)
@@ -140,9 +165,11 @@ class Paced(AbstractSchedule):
                 return compiled(twins, smc)(pending, population, history.first), population, report
             short = np.asarray(compiled(_wants_move, smc)(population))
             wanted = wanted | (ready & (verdict.again | short))
-        pending = replace(pending, fresh=np.zeros(due.shape, bool))
-        if wanted.any() and not isinstance(pending, Twins):
-            pending = compiled(start, smc, _proposal(smc), self.sets)(pending, population, history.first, wanted)
+        waiting = np.where(wanted & ~may_start, np.maximum(pending.waiting, 1), 0)
+        pending = replace(pending, fresh=np.zeros(due.shape, bool), waiting=waiting)
+        if (wanted & may_start).any() and not isinstance(pending, Twins):
+            begin = compiled(start, smc, _proposal(smc), self.sets)
+            pending = begin(pending, population, history.first, wanted & may_start)
         return pending, population, report
 
     def _at_once(
