@@ -81,7 +81,7 @@ def _chunk(
     before, laws = smoother.smooth(kept[1], law, inner.blocks)
 
     def average(a: Array) -> Array:
-        return jnp.sum(w * a, axis=(-2, -1))
+        return jnp.sum(jnp.expand_dims(w, tuple(range(a.ndim - 2))) * a, axis=(-2, -1))
 
     def row(carry: tuple[Array, Array], at: tuple) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         (C, m), (belief, law, step, obs, k) = carry, at
@@ -94,7 +94,8 @@ def _chunk(
         C, told = whitened.told_of(C, belief, law, H, k)
         told = told + jnp.where(here, jnp.einsum("yksn,zksn->yzsn", R, R)[:, None], 0)
         m = jnp.where(here, mean, m)
-        return (jnp.einsum("ijsn,jkysn->ikysn", step.G, C), m), (average(told + mean[:, None, None] * m), average(mean))
+        second = told + mean[:, None, None] * m[None]
+        return (jnp.einsum("ijsn,jkysn->ikysn", step.G, C), m), (average(second), average(mean))
 
     (C, m), told = jax.lax.scan(row, (C, m), (kept[0], laws, kept[1], at_particles(chunk), number), reverse=True)
     return (before, C, m), told
