@@ -79,7 +79,7 @@ def _ahead(
     assert isinstance(inner, Discrete)
     keys = jax.random.split(jax.random.key(0), rows.dt.shape[-1])  # it draws nothing
 
-    def step(belief: Probabilities, obs: Observation) -> tuple[Probabilities, Kept]:
+    def step(belief: Probabilities, obs: Observation) -> tuple[Probabilities, tuple[Probabilities, Array]]:
         joint = belief.p[:, None] * inner.model.transition(params, obs)
         total = jnp.sum(joint, axis=0)
         belief, _ = inner.step(keys, params, belief, obs)
