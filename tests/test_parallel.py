@@ -131,7 +131,10 @@ def test_filter_equals_covariance_filter_and_dense_law(blocks):
             np.testing.assert_allclose(log_lik[:, s, n].sum(), dense_smoother(*args)[2], rtol=1e-9)
 
 
-@pytest.mark.parametrize(("blocks", "divided"), [pytest.param(1, False, marks=pytest.mark.slow), (BLOCKS, False), (1, True)])
+BOTH = [pytest.param(1, False, marks=pytest.mark.slow), (BLOCKS, False), (1, True)]
+
+
+@pytest.mark.parametrize(("blocks", "divided"), BOTH)
 def test_smoother_equals_dense_law(blocks, divided):
     arrays, data = battery(), observations()
     mean, cov, lagged, _ = smoothed(as_arrays(arrays), records(*data), blocks, jnp.zeros((T + 1, NX, S, N)), divided)
