@@ -1,5 +1,7 @@
 """Slow, plain, independent answers for the tests to compare with: NumPy, covariances, one particle, no tricks."""
 
+from decimal import Decimal, localcontext
+
 import numpy as np
 
 
@@ -105,3 +107,36 @@ def dense_smoother(m0, P0, F, c, Q, H, d, R, ys, dts):
     gain = np.linalg.solve(S, Z @ C).T
     after = C - gain @ Z @ C
     return (mean.ravel() + gain @ v).reshape(T, nx), after.reshape(T, nx, T, nx), _log_normal(v, S)
+
+
+def smoother_in_many_digits(m0, chol_P0, F, c, Q, H, d, R, ys, dts, digits=80):
+    """Smoothed means and standard deviations ``[t, x]`` by covariances and de Jong's adjoint recursion in decimals.
+
+    Arguments as those of ``kalman_filter_numpy``, but for the root of P0, whose square has too few digits; at most two
+    channels.
+    """
+    decimal = np.vectorize(Decimal, otypes=[object])
+    with localcontext(prec=digits):
+        m, L, eye, passed = decimal(m0), decimal(chol_P0), decimal(np.eye(len(m0))), []
+        P = L @ L.T
+        for t, y in enumerate(np.asarray(ys, float)):
+            F_t, Q_t, H_t, R_t = (decimal(_at(M, t, 2)) for M in (F, Q, H, R))
+            F_t = F_t if dts[t] > 0 else eye
+            if dts[t] > 0:
+                m, P = F_t @ m + decimal(_at(c, t, 1)), F_t @ P @ F_t.T + Q_t
+            seen = np.flatnonzero(~np.isnan(y))
+            Z, W, w, A = H_t[seen], 0 * eye, 0 * m, F_t
+            if len(seen):
+                v, S = decimal(y[seen]) - Z @ m - decimal(_at(d, t, 1)[seen]), Z @ P @ Z.T + R_t[np.ix_(seen, seen)]
+                inverse = np.array([[S[1, 1], -S[0, 1]], [-S[1, 0], S[0, 0]]]) if len(seen) == 2 else S**0
+                inverse = inverse / (S[0, 0] * S[1, 1] - S[0, 1] * S[1, 0] if len(seen) == 2 else S[0, 0])
+                K = P @ Z.T @ inverse
+                W, w, A = F_t.T @ Z.T @ inverse @ Z @ F_t, F_t.T @ Z.T @ inverse @ v, (eye - K @ Z) @ F_t
+                m, P = m + K @ v, P - K @ Z @ P
+            passed.append((m, P, A, W, w))
+        r, N, means, sds = 0 * m, 0 * eye, [], []
+        for m, P, A, W, w in reversed(passed):
+            means.append(m + P @ r)
+            sds.append([max(e, Decimal(0)).sqrt() for e in np.diag(P - P @ N @ P)])
+            r, N = A.T @ r + w, A.T @ N @ A + W
+        return np.array(means[::-1], float), np.array(sds[::-1], float)

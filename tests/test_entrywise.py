@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import smcssm as ss
+from oracles import dense_smoother
 from smcssm import gp
-from smcssm.core import Observation
+from smcssm.core import Observation, System
 from smcssm.filters import Kalman
 from smcssm.gaussian import Gaussian
+from smcssm.kalman import parallel, smoother, whitened
 from smcssm.linalg import entrywise as module
 from smcssm.linalg.dense import extended
 from smcssm.linalg.entrywise import entrywise
@@ -69,3 +71,36 @@ def test_a_scan_written_out_is_the_scan(monkeypatch, x64):
     scanned = extended(L, X)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     np.testing.assert_allclose(extended(L, X), scanned, rtol=1e-14)
+
+
+@pytest.mark.parametrize("smoothed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_blocks_as_on_a_gpu_equal_the_dense_law(smoothed, monkeypatch, x64):
+    """F far from symmetric, Q of rank one, P0 of rank one, rows missing, a step of length 0."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    T, rng = 10, np.random.default_rng(2)
+    F, U, h = np.array([[0.9, 0.4], [-0.3, 0.7]]), np.array([[0.3], [-0.2]]), np.array([[1.0, 0.5]])
+    y, dts, L = rng.normal(size=(T, 1)), np.r_[0.0, 1.0, 1.0, 0.0, np.ones(T - 4)], np.array([[0.5, 0.0], [-0.8, 0.0]])
+    y[[2, 6, 7]] = np.nan
+    leaves = (np.nan_to_num(y), ~np.isnan(y), dts, np.arange(T))
+    rows = Observation(*(jnp.asarray(leaf)[..., None, None] for leaf in leaves))
+    start = Gaussian(jnp.asarray([0.2, -0.1])[:, None, None], jnp.asarray(L)[..., None, None])
+
+    def system(params, obs):
+        del obs
+        return System(F.tolist(), [0.1, -0.2], U.tolist(), h.tolist(), [0.3], [[params]])
+
+    def filtered(r):
+        last, log_lik = parallel.filter(system, r, start, rows, lambda _, innovation: innovation.log_lik, 4)
+        return jnp.sum(log_lik), jax.tree.map(lambda leaf: leaf[None], last)
+
+    def both_ways(r):
+        last, beliefs, steps = whitened.back(system, r, start, rows, 4)
+        return 0.0, whitened.of_states(beliefs, smoother.smooth(steps, whitened.end(last), 4)[1])
+
+    log_lik, laws = jax.jit(both_ways if smoothed else filtered)(jnp.full((1, 1), 0.5))
+    model = np.array([0.2, -0.1]), L @ L.T, F, np.array([0.1, -0.2]), U @ U.T, h, np.array([0.3]), np.array([[0.25]])
+    means, joint, want = dense_smoother(*model, y, dts)
+    cov, told = np.einsum("tik,tjk->tij", *[np.asarray(laws.chol)[..., 0, 0]] * 2), np.arange(T)[-len(laws.mean) :]
+    np.testing.assert_allclose(laws.mean[..., 0, 0], means[told], atol=1e-12)
+    np.testing.assert_allclose(cov, joint[told, :, told], atol=1e-12)
+    assert smoothed or log_lik == pytest.approx(want, rel=1e-12)

@@ -219,6 +219,20 @@ def test_posterior_equals_the_dense_one(name):
     np.testing.assert_allclose(np.r_[predicted.variance, got.variance], variance, atol=1e-9 * k(0.0))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["sequential", "parallel"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_covariances_equal_the_dense_ones(name, solver):
+    kernel, k = KERNELS[name]
+    t, y, sd = data(gap=gap(name))
+    at, seen = np.r_[4.0, -50.0, t.max() + 2, 0.5 * gap(name), 4.0, np.sort(t)[7] + 1e-9, t.min()], ~np.isnan(y)
+    gain = np.linalg.inv(k(t[seen, None] - t[seen]) + np.diag(sd[seen] ** 2))
+    star = gp.condition(kernel, t, y, sd, solver=solver)
+    for given, x in ((star.covariance(at), at), (star.covariance(), t)):
+        cross = k(x[:, None] - t[seen])
+        np.testing.assert_allclose(given, k(x[:, None] - x) - cross @ gain @ cross.T, atol=1e-9 * k(0.0))
+
+
 @pytest.mark.parametrize("name", ["critical", pytest.param("sum", marks=pytest.mark.slow)])
 def test_blocks_side_by_side_equal_row_by_row(name):
     kernel, at = KERNELS[name][0], np.linspace(-1, 30, 7)
@@ -396,7 +410,9 @@ def test_draws_have_the_joint_law(posterior):
     mean, cov = np.zeros(len(at)), k(at[:, None] - at)
     if posterior:
         mean, cov = C @ np.linalg.solve(S, y[seen]), cov - C @ np.linalg.solve(S, C.T)
-        draws = gp.condition(kernel, t, y, sd).sample(jax.random.key(0), at, n)
+        given = gp.condition(kernel, t, y, sd)
+        draws = given.sample(jax.random.key(0), at, n)
+        np.testing.assert_allclose(given.covariance(at), cov, atol=1e-9 * k(0.0))
     else:
         draws = gp.sample(jax.random.key(0), kernel, at, n)
     sds = np.sqrt(np.diag(cov))

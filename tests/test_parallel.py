@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from statsmodels.tsa.statespace.mlemodel import MLEModel
 
-from oracles import dense_smoother, kalman_filter_numpy
+from oracles import dense_smoother, kalman_filter_numpy, smoother_in_many_digits
 from smcssm.core import Observation, System
 from smcssm.gaussian import Gaussian
-from smcssm.kalman import live, parallel, sequential, smoother
+from smcssm.kalman import live, parallel, sequential, smoother, whitened
 from test_kalman import population
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -74,18 +74,26 @@ def filtered(arrays, rows, blocks):
     return parallel.filter(system, arrays, start, rows, keep, blocks)
 
 
-@functools.partial(jax.jit, static_argnames="blocks")
-def smoothed(arrays, rows, blocks, noise):
-    """Means and factors given everything, lag-one covariances, and a draw."""
+@functools.partial(jax.jit, static_argnames=("blocks", "divided"))
+def smoothed(arrays, rows, blocks, noise, divided=False):
+    """Means and factors given everything, lag-one covariances, and a draw; ``divided``: as Rauch, Tung and Striebel."""
     start = Gaussian(arrays["m0"], arrays["chol_P0"])
-    last, (beliefs, _) = filtered(arrays, rows, 1)
-    steps = smoother.backward(system, arrays, start, rows, beliefs, blocks)
-    _, laws = smoother.smooth(steps, Gaussian(jnp.zeros_like(last.mean), last.chol), blocks)
-    end = jnp.sum(last.chol * noise[-1][None], axis=1)
-    _, draws = smoother.sample(steps, end, noise[:-1], blocks)
+    if divided:
+        last, (beliefs, _) = filtered(arrays, rows, 1)
+        steps = smoother.backward(system, arrays, start, rows, beliefs, blocks)
+        law = Gaussian(jnp.zeros_like(last.mean), last.chol)
+        roots = jnp.broadcast_to(jnp.eye(NX)[..., None, None], beliefs.chol.shape)
+    else:
+        last, beliefs, steps = whitened.back(system, arrays, start, rows, blocks)
+        law, roots = whitened.end(last), beliefs.chol
+    _, laws = smoother.smooth(steps, law, blocks)
+    _, draws = smoother.sample(steps, jnp.sum(law.chol * noise[-1][None], axis=1), noise[:-1], blocks)
     P = jnp.einsum("tik...,tjk...->tij...", laws.chol, laws.chol)
     lagged = jnp.einsum("tik...,tkj...->tij...", steps.G[1:], P[1:])
-    return beliefs.mean + laws.mean, P, lagged, beliefs.mean + draws
+    P = jnp.einsum("tik...,tkl...,tjl...->tij...", roots, P, roots)
+    lagged = jnp.einsum("tik...,tkl...,tjl...->tij...", roots[:-1], lagged, roots[1:])
+    means, draws = (beliefs.mean + jnp.einsum("tik...,tk...->ti...", roots, a) for a in (laws.mean, draws))
+    return means, P, lagged, draws
 
 
 def one(arrays, ys, dts, reported, s, n):
@@ -123,10 +131,13 @@ def test_filter_equals_covariance_filter_and_dense_law(blocks):
             np.testing.assert_allclose(log_lik[:, s, n].sum(), dense_smoother(*args)[2], rtol=1e-9)
 
 
-@pytest.mark.parametrize("blocks", [1, BLOCKS])
-def test_smoother_equals_dense_law(blocks):
+BOTH = [pytest.param(1, False, marks=pytest.mark.slow), (BLOCKS, False), (1, True)]
+
+
+@pytest.mark.parametrize(("blocks", "divided"), BOTH)
+def test_smoother_equals_dense_law(blocks, divided):
     arrays, data = battery(), observations()
-    mean, cov, lagged, _ = smoothed(as_arrays(arrays), records(*data), blocks, jnp.zeros((T + 1, NX, S, N)))
+    mean, cov, lagged, _ = smoothed(as_arrays(arrays), records(*data), blocks, jnp.zeros((T + 1, NX, S, N)), divided)
     for s in range(S):
         for n in range(N):
             means, joint, _ = dense_smoother(*one(arrays, *data, s, n))
@@ -135,6 +146,22 @@ def test_smoother_equals_dense_law(blocks):
             np.testing.assert_allclose(mean[..., s, n], means, atol=1e-9 * np.abs(means).max())
             np.testing.assert_allclose(cov[..., s, n], joint[t, :, t], atol=1e-9 * scale)
             np.testing.assert_allclose(lagged[..., s, n], joint[t[:-1], :, t[1:]], atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("blocks", [pytest.param(1, marks=pytest.mark.slow), BLOCKS])
+def test_a_vague_start_costs_no_digits_of_smoothed_states(blocks):
+    """sd 1e5 before the first row, 1e-1 after the last one; particle 3 a quadratic trend whose curvature stays."""
+    arrays, data = battery(), observations()
+    arrays["chol_P0"] = 1e5 * arrays["chol_P0"]
+    arrays["F"][..., 3] = np.eye(NX, k=1)[..., None]
+    noise = jnp.zeros((T + 1, NX, S, N))
+    mean, cov, *_ = (np.asarray(a) for a in smoothed(as_arrays(arrays), records(*data), blocks, noise))
+    for s in range(S):
+        for n in range(N):
+            m0, _, *rest = one(arrays, *data, s, n)
+            means, sds = smoother_in_many_digits(m0, arrays["chol_P0"][..., s, n], *rest)
+            np.testing.assert_allclose(np.sqrt(np.einsum("tii->ti", cov[..., s, n])), sds, rtol=1e-8, atol=1e-12)
+            np.testing.assert_allclose((mean[..., s, n] - means) / np.where(sds > 1e-9, sds, 1), 0, atol=1e-8)
 
 
 @pytest.mark.parametrize("blocks", [pytest.param(1, marks=pytest.mark.slow), BLOCKS])

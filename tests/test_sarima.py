@@ -13,7 +13,7 @@ from filtering import BLANK, N, S, block, run, sds, spread_theta
 from smcssm import models as m
 from smcssm.errors import ModelError
 from smcssm.filters import Kalman
-from smcssm.kalman import adjoint, smoother
+from smcssm.kalman import smoother, whitened
 from smcssm.linalg.dense import triangularise_dense
 from smcssm.models.stationary import UniformInvertible
 
@@ -130,12 +130,13 @@ def test_likelihood_filtered_and_forecast_moments_equal_statsmodels(case):
 
 @functools.partial(jax.jit, static_argnums=0)
 def smoothed(model, theta, data):
-    """Filtered beliefs, and what later rows say of each."""
+    """Means and covariances of all states given all data."""
     kalman, params = Kalman(model), model.params(theta)
     blank = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), data)
     start = kalman.init(jax.random.split(jax.random.key(0), S), params, blank)
-    beliefs, steps = kalman.back(params, start, data, len(data.dt), adjoint.reverse)
-    return beliefs, smoother.smooth(steps, jax.tree.map(lambda leaf: 0 * leaf[-1], beliefs))[1]
+    last, beliefs, steps = kalman.back(params, start, data, len(data.dt))
+    laws = whitened.of_states(beliefs, smoother.smooth(steps, whitened.end(last))[1])
+    return laws.mean, jnp.einsum("tij...,tkj...->tik...", laws.chol, laws.chol)
 
 
 @pytest.mark.slow
@@ -144,9 +145,7 @@ def test_smoothed_states_equal_statsmodels(case):
     model, theta, start, n = parts(case)
     theta, given = spread_theta(theta), {"inputs": X} if CASES[case][3] else {}
     both, data = block(Y, inputs=given.get("inputs"))
-    beliefs, laws = smoothed(model, theta, data)
-    m, r = np.asarray(beliefs.mean), np.asarray(laws.mean)
-    P, Nn = (np.einsum("tij...,tkj...->tik...", a.chol, a.chol) for a in (beliefs, laws))
+    m, P = map(np.asarray, smoothed(model, theta, data))
     system = model.matrices(theta, jax.tree.map(lambda leaf: leaf[1], data))
     k = len(model.components[0].states)
     for s, i in [(0, 0), (0, 1), (1, 2)]:
@@ -154,9 +153,7 @@ def test_smoothed_states_equal_statsmodels(case):
         want = oracle.smooth()
         ours = outputs(numbers(system.H, s, i)[0, :k], numbers(system.F, s, i)[:k, :k], k)
         theirs = outputs(np.atleast_3d(oracle["design"])[0, :, 0], oracle["transition"], k)
-        mean = m[..., s, i] + np.einsum("tij,tj->ti", P[..., s, i], r[..., s, i])
-        cov = P[..., s, i] - P[..., s, i] @ Nn[..., s, i] @ P[..., s, i]
-        cov = ours @ cov[:, :k, :k] @ ours.T
+        mean, cov = m[..., s, i], ours @ P[:, :k, :k, s, i] @ ours.T
         want_mean = theirs @ want.smoothed_state
         want_cov = theirs @ np.moveaxis(want.smoothed_state_cov, -1, 0) @ theirs.T
         np.testing.assert_allclose((mean[:, :k] @ ours.T).T, want_mean, rtol=1e-8, atol=1e-9)
@@ -271,12 +268,11 @@ def test_smoothing_where_states_become_known_without_end():
     model = m.Structural((m.ARMA(0, 2),))
     theta = {"theta": np.broadcast_to(values[:, None], (2, S, N)), "sigma_arma": np.full((S, N), sigma)}
     data = block(y)[1]
-    beliefs, laws = smoothed(model, {name: jnp.asarray(a) for name, a in theta.items()}, data)
-    mean, variance = (np.asarray(a)[:, 0, 0] for a in adjoint.moments(beliefs, laws))
+    mean, P = (np.asarray(a)[..., 0, :] for a in smoothed(model, {k: jnp.asarray(a) for k, a in theta.items()}, data))
     for i in range(N):
         ma = np.r_[1, values[:, i]]
         lags = np.r_[[ma[: 3 - k] @ ma[k:] for k in range(3)], np.zeros(T)][:T] * sigma**2
         cov = lags[np.abs(np.subtract.outer(np.arange(T), np.arange(T)))]
         gain = cov[:, seen] @ np.linalg.inv(cov[np.ix_(seen, seen)])
-        np.testing.assert_allclose(mean[:, i], gain @ y[seen], atol=1e-13)
-        np.testing.assert_allclose(variance[:, i], np.diag(cov - gain @ cov[seen]), atol=1e-13)
+        np.testing.assert_allclose(mean[:, 0, i], gain @ y[seen], atol=1e-13)
+        np.testing.assert_allclose(P[:, 0, 0, i], np.diag(cov - gain @ cov[seen]), atol=1e-13)

@@ -322,8 +322,17 @@ def test_forecasts_together_and_in_parts(dated):
     past = dated.forecast(times=[AWARE + pd.Timedelta("7h")], components=True)
     np.testing.assert_allclose(past["component_mean"], past["mean"], rtol=1e-12)
     np.testing.assert_allclose(past["component_sd"] ** 2, past["sd"] ** 2 - w @ theta["sigma_obs"] ** 2)
-    with pytest.raises(ss.errors.ModelError, match="of those to come alone"):
-        dated.forecast(times=[AWARE + pd.Timedelta("7h")], covariance=True)
+    at, t, y = np.array([0.25, 0.25, 1.0, 1.5, 3.0]), np.array([0.0, 1.5]), np.array([1.0, 2.0])
+    table = dated.forecast(times=[AWARE + pd.Timedelta(days, "D") for days in at], covariance=True)
+    second, mean, r2 = np.zeros((5, 5)), np.zeros(5), theta["sigma_obs"] ** 2
+    for i, q2 in enumerate(theta["sigma_level"] ** 2):
+        K = 9.0 + q2 * np.minimum.outer(np.r_[at, t], np.r_[at, t])
+        gain = np.linalg.solve(K[5:, 5:] + r2[i] * np.eye(2), K[5:]).T
+        m = 1.0 + gain @ (y - 1.0)
+        second += w[i] * ((K - gain @ K[5:])[:5, :5] + r2[i] * np.eye(5) + np.outer(m[:5], m[:5]))
+        mean += w[i] * m[:5]
+    np.testing.assert_allclose(table["mean"][:, 0], mean, rtol=1e-10)
+    np.testing.assert_allclose(table["covariance"][:, 0, :, 0], second - np.outer(mean, mean), rtol=1e-9)
     with pytest.raises(ss.errors.ModelError, match="not a sum of components"):
         ss.Engine(ss.models.ConstantVelocity(), n_particles=32).forecast(1, components=True)
 

@@ -348,14 +348,12 @@ def check_paths(draws: Any, seed: Any) -> None:
         check_counts(seed=seed)
 
 
-def check_beyond(draws: int, covariance: bool) -> None:
-    """Paths and covariances begin with the last observation."""
-    if covariance:
-        raise ModelError("covariance=True with times before the last observation: it is of those to come alone")
+def check_beyond(draws: int) -> None:
+    """Paths begin with the last observation."""
     if draws:
         raise ModelError(
             f"draws={draws} with times before the last observation: paths begin there. engine.smooth(draws=) has joint "
-            "trajectories of the state at the observations, missing ones too"
+            "trajectories of the state at the observations, missing ones too; covariance=True is of all times"
         )
 
 

@@ -416,8 +416,8 @@ class Engine:
             seed: of the paths; by default the same as long as the engine is.
             components: whether to tell what each component of a sum adds: ``component_mean``, ``component_sd`` and
                 ``component_quantiles``, dimension ``component``.
-            covariance: whether to tell the joint ``covariance`` of what is to come, dims (step, channel, other_step,
-                other_channel).
+            covariance: whether to tell the joint ``covariance`` of all of them, given all observations, dims (step,
+                channel, other_step, other_channel).
 
         Raises:
             ModelError, InputError: h or times, levels, or the rows do not fit.
@@ -447,14 +447,15 @@ class Engine:
             now = self.snapshot()
         seen = readout.in_parts(now, rows) if components else (now, rows)
         if stamps is not None and inside:
-            assemble.check_beyond(draws, covariance)
+            assemble.check_beyond(draws)
             place = partial(clock.among, self._timing, state.clock, stamps=stamps[:inside])
             table = readout.between(*seen, place, inside, levels)
+            jointly = partial(readout.together, now, rows, place, inside)
         else:
-            table = readout.forecast(*seen, levels)
+            table, jointly = readout.forecast(*seen, levels), partial(readout.covariance, now, rows)
         table = readout.apart(table) if components else table
         table = table.merge(readout.paths(now, rows, draws, seed)) if draws else table
-        table = table.assign(covariance=readout.covariance(now, rows)) if covariance else table
+        table = table.assign(covariance=jointly()) if covariance else table
         return table if stamps is None else table.assign_coords(time=("step", stamps))
 
     def smooth(

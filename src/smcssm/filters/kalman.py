@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from smcssm import kalman
 from smcssm.core import AbstractFilter, AbstractLinearGaussian, FilterInfo, Observation, Status, System, in_turn
 from smcssm.gaussian import Gaussian, affine, normal, normal_cdf
-from smcssm.kalman.smoother import Backward, Reverse
+from smcssm.kalman.smoother import Backward
 from smcssm.linalg import in_one_kernel, rows, stack, vector
 
 
@@ -59,17 +59,10 @@ class Kalman(AbstractFilter):
         )
 
     def back(
-        self,
-        params: PyTree[Array],
-        belief: Gaussian,
-        rows: Observation,
-        length: Int[Any, ""] | int,
-        step: Reverse = kalman.smoother.reverse,
-    ) -> tuple[Gaussian, Backward]:
-        """Beliefs after each of many rows ``[t, ..., s, 1]``, and the steps back over them."""
-        rows, system = kalman.live(rows, length), self.model.matrices
-        _, beliefs = kalman.parallel.filter(system, params, belief, rows, lambda belief, _: belief, self.blocks)
-        return beliefs, kalman.smoother.backward(system, params, belief, rows, beliefs, self.blocks, step)
+        self, params: PyTree[Array], belief: Gaussian, rows: Observation, length: Int[Any, ""] | int
+    ) -> tuple[Gaussian, Gaussian, Backward]:
+        """The belief after many rows ``[t, ..., s, 1]``, those after each, and the steps back, as ``whitened`` has."""
+        return kalman.whitened.back(self.model.matrices, params, belief, kalman.live(rows, length), self.blocks)
 
     def moments(self, belief: Gaussian) -> tuple[Float[Array, "x s n"], Float[Array, "x s n"]]:
         """Mean and sd of every state."""

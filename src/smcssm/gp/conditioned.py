@@ -20,9 +20,9 @@ from smcssm.core import Observation
 from smcssm.gaussian import Gaussian
 from smcssm.gp import grid, state
 from smcssm.gp.events import Events, events
-from smcssm.gp.filtering import filtered, slots_of, stationary, system
+from smcssm.gp.filtering import prepared, slots_of, stationary, system
 from smcssm.gp.kernel import Kernel
-from smcssm.kalman import smoother
+from smcssm.kalman import smoother, whitened
 from smcssm.linalg import matvec, stack
 
 
@@ -96,18 +96,37 @@ class Conditioned(eqx.Module):
             offset = grid.mean_at(self.mean_function, t) if part is None else 0.0
             return Prediction(grid.out(offset + mean), grid.out(variance))
 
+    def covariance(self, at: Any = None, *, outputs: Any = None) -> Any:
+        """Posterior covariance of the process between all pairs of times, without noise: ``[at, at]``.
+
+        At the data, in their order, unless ``at`` is given. A time of the order of (data + at) at.
+        """
+        at, outputs = (self.times, self._labels) if at is None else (at, outputs)
+        with grid.precision(self.total):
+            all_rows, place = self._with(grid.host_times(at, "at"), outputs)
+            number = np.full(len(all_rows.dt), -1)
+            number[place] = np.arange(len(place))
+            upper = _covariance_given(self.kernel, all_rows, self.blocks, jnp.asarray(number), len(place))[place]
+            later = place[None] >= place[:, None]
+            return grid.out(jnp.where(later, upper, upper.T))
+
     def sample(self, key: Array, at: Any, n: int = 1, *, outputs: Any = None) -> Any:
         """n joint draws of the process at ``at`` given the data: ``[n, at]``. Goes through data and times once."""
         with grid.precision(self.total):
-            t, data = grid.host_times(at, "at"), self.data
-            labels = np.concatenate([data.labels, self._wanted(outputs, len(t))])
-            ends = np.concatenate([data.ends, t])
-            when = events(ends, np.concatenate([data.exposure, np.zeros(len(t))]), labels)
-            values = jnp.concatenate([jnp.asarray(data.y), jnp.full(len(t), jnp.nan)])
-            noise = jnp.concatenate([jnp.asarray(data.noise_sd), jnp.ones(len(t))])
-            all_rows = grid.rows(when, values, noise, labels, self.blocks)
+            t = grid.host_times(at, "at")
+            all_rows, place = self._with(t, outputs)
             draws = _sample_given(self.kernel, all_rows, self.blocks, key, n)
-            return grid.out(grid.mean_at(self.mean_function, t)[None] + draws[when.place[len(data.ends) :]].T)
+            return grid.out(grid.mean_at(self.mean_function, t)[None] + draws[place].T)
+
+    def _with(self, t: np.ndarray, outputs: Any) -> tuple[Observation, np.ndarray]:
+        """Rows of the data and of times at which nothing was seen, and the places of these."""
+        data = self.data
+        labels = np.concatenate([data.labels, self._wanted(outputs, len(t))])
+        ends = np.concatenate([data.ends, t])
+        when = events(ends, np.concatenate([data.exposure, np.zeros(len(t))]), labels)
+        values = jnp.concatenate([jnp.asarray(data.y), jnp.full(len(t), jnp.nan)])
+        noise = jnp.concatenate([jnp.asarray(data.noise_sd), jnp.ones(len(t))])
+        return grid.rows(when, values, noise, labels, self.blocks), when.place[len(data.ends) :]
 
     @property
     def _labels(self) -> Any:
@@ -182,16 +201,34 @@ def _row(kernel: Kernel, label: Array, given: Observation, part: int | None = No
 @functools.partial(jax.jit, static_argnames=("blocks", "n"))
 def _sample_given(kernel: Kernel, given: Observation, blocks: int, key: Array, n: int) -> Array:
     """Backwards in time: ``[t, n]``."""
-    (system, params, rows_), start, last, beliefs = filtered(kernel, given, blocks, lambda belief, _: belief)
-    steps = smoother.backward(system, params, start, rows_, beliefs, blocks)
+    last, beliefs, steps = _back(kernel, given, blocks)
     noise = jax.random.normal(key, (n, len(given.dt) + 1, *last.mean.shape), given.y.dtype)
 
     def one(e: Array) -> Array:
-        return smoother.sample(steps, jnp.sum(last.chol * e[-1][None], axis=1), e[:-1], blocks)[1]
-
-    states = beliefs.mean[None] + jax.vmap(one)(noise)
+        return whitened.states(beliefs, smoother.sample(steps, e[-1], e[:-1], blocks)[1])
 
     def seen(x: Array, obs: Observation) -> Array:
         return stack(matvec([_row(kernel, slots_of(obs)[0], obs)], list(x)), x[0])[0, 0, 0]
 
-    return jax.vmap(lambda x: jax.vmap(seen)(x, given), out_axes=1)(states)
+    return jax.vmap(lambda x: jax.vmap(seen)(x, given), out_axes=1)(jax.vmap(one)(noise))
+
+
+@functools.partial(jax.jit, static_argnames=("blocks", "n"))
+def _covariance_given(kernel: Kernel, given: Observation, blocks: int, number: Array, n: int) -> Array:
+    """Of each row with n of them, by number: what ``whitened.told_of`` says; backwards in time."""
+    last, beliefs, steps = _back(kernel, given, blocks)
+    laws = smoother.smooth(steps, whitened.end(last), blocks)[1]
+
+    def row(C: Array, at: tuple[Gaussian, Gaussian, smoother.Backward, Observation, Array]) -> tuple[Array, Array]:
+        belief, law, step, obs, k = at
+        h = stack(_row(kernel, slots_of(obs)[0], obs), belief.mean[0])
+        C, told = whitened.told_of(C, belief, law, h[None], k)
+        return jnp.einsum("ijsn,jkysn->ikysn", step.G, C), told[0, :, 0, 0, 0]
+
+    nothing = jnp.zeros((len(last.mean), n, 1, 1, 1), last.mean.dtype)
+    return jax.lax.scan(row, nothing, (beliefs, laws, steps, given, number), reverse=True)[1]
+
+
+def _back(kernel: Kernel, given: Observation, blocks: int) -> tuple[Gaussian, Gaussian, smoother.Backward]:
+    of_row = prepared(kernel, given)
+    return whitened.back(of_row[0], of_row[1], stationary(kernel, given, given.y[0, 0]), of_row[2], blocks)

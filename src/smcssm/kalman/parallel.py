@@ -57,22 +57,37 @@ def filter(
     system: SystemOf, params: PyTree, belief: Gaussian, rows: Observation, keep: Keep, blocks: int | None = None
 ) -> tuple[Gaussian, PyTree]:
     """The belief after many rows ``[t, ..., s, 1]``, and what is kept of each ``[t, ...]``."""
-    T = len(rows.dt)
-    B = blocks_for(T) if blocks is None else blocks
-    if B == 1:
+
+    def through(params: PyTree, belief: Gaussian, rows: Observation, blocks: int) -> tuple[Gaussian, PyTree]:
+        del blocks
         return sequential.filter(system, params, belief, rows, keep)
+
+    return in_blocks(system, params, belief, rows, through, blocks_for(len(rows.dt)) if blocks is None else blocks)
+
+
+Through = Callable[[PyTree, Gaussian, Observation, int], tuple[Gaussian, PyTree]]
+"""One pass over rows, of so many blocks side by side: the beliefs after them, and what is kept of each row."""
+
+
+def in_blocks(
+    system: SystemOf, params: PyTree, belief: Gaussian, rows: Observation, through: Through, blocks: int
+) -> tuple[Gaussian, PyTree]:
+    """A pass over rows, whose last part, 3 above, is ``through``; of one block that alone."""
+    T, B = len(rows.dt), blocks
+    if B == 1:
+        return through(params, belief, rows, 1)
     of_block, many, start = fold(rows, B), repeat(params, B), repeat(belief, B)
     element = _elements(system, many, start, of_block, B)
     starts = _starts(element, start, B)
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(starts)]
 
     def together() -> tuple[Gaussian, PyTree]:
-        ends, kept = sequential.filter(system, many, starts, of_block, keep)
+        ends, kept = through(many, starts, of_block, B)
         last = jax.tree.map(lambda leaf: leaf[..., -belief.mean.shape[-2] :, :], ends)
         return last, unfold(kept, B, T)
 
     def in_turn() -> tuple[Gaussian, PyTree]:
-        return sequential.filter(system, params, belief, rows, keep)
+        return through(params, belief, rows, 1)
 
     return jax.lax.cond(jnp.all(element.exists) & reduce(operator.and_, finite), together, in_turn)
 

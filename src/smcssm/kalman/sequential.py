@@ -129,12 +129,8 @@ def closed(belief: Opened) -> Gaussian:
 def predicted(belief: Gaussian, F: Matrix, c: Matrix, chol_Q: Matrix, dt: Array) -> Opened:
     """``predict``, left open."""
     m, L, like = belief.mean, belief.chol, belief.mean[0]
-    if isinstance(F, jax.Array) and F.ndim > 2:
-        mean, FL = dense(F, m[:, None])[:, 0], _dense_factor(F, L)
-    else:
-        mean, FL = stack(matvec(rows(F), list(m)), like), _sparse_factor(rows(F), L)
-    mean = mean + stack(vector(c), like)
-    columns = triangular_columns([*panels(rows(chol_Q), like), *FL], len(m), like)
+    mean = moved_mean(m, F, c)
+    columns = triangular_columns([*panels(rows(chol_Q), like), *moved_factor(F, L)], len(m), like)
     moved = [ends(j, column, len(m)) for j, column in enumerate(columns)]
     stays = (dt == 0)[None]
     chol = [jnp.where(stays, old, new) for old, new in zip(_columns(L), moved, strict=True)]
@@ -149,19 +145,37 @@ def dense(F: Array, X: Array, first: int = 0) -> Array:
     return fence(total)
 
 
-def _dense_factor(F: Array, L: Array) -> list[Panel]:
-    n = len(L)
-    return [Panel(tuple(range(n)), dense(F, L[:, j : j + WIDTH], j)) for j in range(0, n, WIDTH)]
+def moved_mean(m: Array, F: Matrix, c: Matrix) -> Array:
+    """F m + c."""
+    known = not (isinstance(F, jax.Array) and F.ndim > 2)
+    mean = stack(matvec(rows(F), list(m)), m[0]) if known else dense(F, m[:, None])[:, 0]
+    return mean + stack(vector(c), m[0])
 
 
-def _sparse_factor(F: Rows, L: Array) -> list[Panel]:
+def moved_factor(F: Matrix, L: Array, below: Array | None = None) -> list[Panel]:
+    """The columns of F L, with more rows below."""
+    below = L[:0] if below is None else below
+    if isinstance(F, jax.Array) and F.ndim > 2:
+        return _dense_factor(F, L, below)
+    return _sparse_factor(rows(F), L, below)
+
+
+def _dense_factor(F: Array, L: Array, below: Array) -> list[Panel]:
+    n, every = len(L), tuple(range(len(L) + len(below)))
+    parts = [(dense(F, L[:, j : j + WIDTH], j), below[:, j : j + WIDTH]) for j in range(0, n, WIDTH)]
+    return [Panel(every, jnp.concatenate(part) if len(below) else part[0]) for part in parts]
+
+
+def _sparse_factor(F: Rows, L: Array, below: Array) -> list[Panel]:
     """F L row by row, known zeros of F skipped: row i has as many entries as L has in the last row that it takes."""
-    used, rows_of_L = [[k for k, f in enumerate(row) if not is_zero(f)] for row in F], list(L)
+    used, rows_of_L, n = [[k for k, f in enumerate(row) if not is_zero(f)] for row in F], list(L), len(L)
     product: dict[int, Array] = {}
     for i, ks in enumerate(used):
         terms = [_times(F[i][k], rows_of_L[k][: ks[-1] + 1]) for k in ks]
         product |= {i: fence(sum(terms[1:], terms[0]))} if terms else {}
-    out, n = [], len(L)
+    product |= {n + i: row for i, row in enumerate(below)}
+    used += [[n - 1]] * len(below)
+    out = []
     starts = sorted({0, *(ks[-1] + 1 for ks in used if ks)} - {n})
     for start, stop in zip(starts, [*starts[1:], n], strict=True):
         filled = tuple(i for i in product if used[i][-1] >= start)

@@ -17,7 +17,6 @@ direction: the rows are made orthogonal one by one (modified Gram-Schmidt, as st
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -35,15 +34,14 @@ from smcssm.linalg.panels import Panel, fence, triangular_columns
 
 
 class Backward(NamedTuple):
-    """x - m = G (x' - m') + g + D e: the state before a row from the one after it, around the filtered means."""
+    """x - m = G (x' - m') + g + D e: the state before a row from the one after it, around the filtered means.
+
+    D is lower triangular, without columns that are known to be zero.
+    """
 
     G: Float[Array, "*t x x s n"]
     g: Float[Array, "*t x s n"]
-    D: Float[Array, "*t x x s n"]
-
-
-Reverse = Callable[[Gaussian, System, Observation], Backward]
-"""The step back over one row, from the belief before it: ``reverse``, or that of ``adjoint``."""
+    D: Float[Array, "*t x _ s n"]
 
 
 def backward(
@@ -53,7 +51,6 @@ def backward(
     rows: Observation,
     beliefs: Gaussian,
     blocks: int = 1,
-    step: Reverse | None = None,
 ) -> Backward:
     """The steps back over rows ``[t, ..., s, 1]``, from the belief before them and those after each."""
     before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), start, beliefs)
@@ -61,7 +58,7 @@ def backward(
 
     def row(at: tuple[Gaussian, Observation]) -> Backward:
         before, obs = at
-        return (step or reverse)(before, system(many, obs), obs)
+        return reverse(before, system(many, obs), obs)
 
     steps = jax.lax.map(row, fold((before, rows), blocks))
     return unfold(steps, blocks, len(rows.dt))
@@ -75,28 +72,37 @@ def reverse(before: Gaussian, now: System, obs: Observation) -> Backward:
     """
     m, L, like = before.mean, before.chol, before.mean[0]
     x, F, chol_Q = len(m), stack(entries(now.F), like), stack(entries(now.chol_Q), like)
-    A = jnp.concatenate([jnp.concatenate([dense(F, L), chol_Q], 1), jnp.concatenate([L, 0 * chol_Q], 1)])
-    size = dense(jnp.abs(F), _length(L)[:, None])[:, 0] + _length(chol_Q)
-    columns, scales = [], []
-    for i in range(x):
-        length = _length(A[i][None])[0]
-        new = length > jnp.finfo(like.dtype).eps ** 0.5 * size[i]
-        scales.append(jnp.where(new, 1 / jnp.where(new, length, 1), 0))
-        u = A[i] * scales[i][None]
-        columns.append(jnp.sum(A * u[None], axis=1))
-        A = fence(A - columns[i][:, None] * u[None])
-    G = _divide([column[x:] for column in columns], [column[:x] for column in columns], scales)
-    D = triangular_columns([Panel(tuple(range(x)), A[x:])], x, like)
+    size = dense(jnp.abs(F), length(L)[:, None])[:, 0] + length(chol_Q)
+    G, D, L_p = regression(jnp.concatenate([dense(F, L), chol_Q], 1), jnp.concatenate([L, 0 * chol_Q], 1), size)
     stays = (obs.dt == 0)[None]
     eye = jnp.eye(x, dtype=like.dtype)[..., None, None]
-    G = jnp.where(stays[None], eye, G)
-    D = jnp.where(stays[None], 0, jnp.stack([ends(0, column, x) for column in D], axis=1))
-    L_p = jnp.where(stays[None], L, jnp.stack([column[:x] for column in columns], axis=1))
+    G, D, L_p = (jnp.where(stays[None], a, b) for a, b in ((eye, G), (0, D), (L, L_p)))
     m_p = jnp.where(stays, m, dense(F, m[:, None])[:, 0] + stack(vector(now.c), like))
     H = entries(now.H)
     y = obs.y - stack(matvec(H, list(m_p)), like) - stack(vector(now.d), like)
     moved = updated(opened(Gaussian(jnp.zeros_like(m), L_p)), H, [0.0] * len(H), entries(now.chol_R), y, obs.mask)[0].m
     return Backward(G, dense(G, moved[:, None])[:, 0], D)
+
+
+def regression(
+    above: Float[Array, "x k s n"], below: Float[Array, "x k s n"], size: Float[Array, "x s n"]
+) -> tuple[Float[Array, "x x s n"], Float[Array, "x x s n"], Float[Array, "x x s n"]]:
+    """G and D, lower triangular, of  below e = G (above e) + D e',  e and e' ~ N(0, I), and a root of above above'.
+
+    A row of ``above`` that comes to less than half of the digits of ``size`` depends on those before it.
+    """
+    x, A, columns, scales = len(above), jnp.concatenate([above, below]), [], []
+    for i in range(x):
+        left = length(A[i][None])[0]
+        new = left > jnp.finfo(above.dtype).eps ** 0.5 * size[i]
+        scales.append(jnp.where(new, 1 / jnp.where(new, left, 1), 0))
+        u = A[i] * scales[i][None]
+        columns.append(jnp.sum(A * u[None], axis=1))
+        A = fence(A - columns[i][:, None] * u[None])
+    G = _divide([column[x:] for column in columns], [column[:x] for column in columns], scales)
+    D = triangular_columns([Panel(tuple(range(x)), A[x:])], x, above[0, 0])
+    D = jnp.stack([ends(0, column, x) for column in D], axis=1)
+    return G, D, jnp.stack([column[:x] for column in columns], axis=1)
 
 
 def smooth(steps: Backward, last: Gaussian, blocks: int = 1) -> tuple[Gaussian, Gaussian]:
@@ -105,7 +111,7 @@ def smooth(steps: Backward, last: Gaussian, blocks: int = 1) -> tuple[Gaussian, 
     ``blocks`` divides the number of rows.
     """
     T, series = steps.g.shape[0], last.mean.shape[-2]
-    steps = fold(jax.tree.map(lambda leaf: leaf[::-1], steps), blocks)
+    steps = fold(jax.tree.map(lambda leaf: leaf[::-1], squared(steps) if blocks > 1 else steps), blocks)
     starts = repeat(last, blocks)
     if blocks > 1:
         begin = _begin(starts, series)
@@ -119,10 +125,11 @@ def smooth(steps: Backward, last: Gaussian, blocks: int = 1) -> tuple[Gaussian, 
     return first, jax.tree.map(lambda leaf: leaf[::-1], unfold(all_of_them, blocks, T))
 
 
-def lagged(steps: Backward, beliefs: Gaussian, lag: int) -> Gaussian:
-    """The law of x - m after each row given the next ``lag`` rows only, for all but the last ``lag`` rows.
+def lagged(steps: Backward, ends: Gaussian, lag: int) -> Gaussian:
+    """The law after each row given the next ``lag`` rows only, for all but the last ``lag`` rows.
 
-    All rows go back together, one step after the other, from the belief ``lag`` rows on.
+    All rows go back together, one step after the other, from the law after the row ``lag`` rows on of which none
+    further tells, of which ``ends`` has all.
     """
     T = len(steps.g) - lag
 
@@ -132,8 +139,7 @@ def lagged(steps: Backward, beliefs: Gaussian, lag: int) -> Gaussian:
     def step(i: Array, law: Gaussian) -> Gaussian:
         return apply(jax.tree.map(lambda leaf: side_by_side(leaf, lag - i), steps), law)
 
-    at_filter = Gaussian(jnp.zeros_like(beliefs.mean), beliefs.chol)
-    law = jax.lax.fori_loop(0, lag, step, jax.tree.map(lambda leaf: side_by_side(leaf, lag), at_filter))
+    law = jax.lax.fori_loop(0, lag, step, jax.tree.map(lambda leaf: side_by_side(leaf, lag), ends))
     return unfold(jax.tree.map(lambda leaf: leaf[None], law), T, T)
 
 
@@ -141,9 +147,9 @@ def sample(
     steps: Backward, last: Float[Array, "x s n"], noise: Float[Array, "t x s n"], blocks: int = 1
 ) -> tuple[Float[Array, "x s n"], Float[Array, "t x s n"]]:
     """A joint draw of x - m before the rows and after each, from a draw after the last and standard normal noise."""
-    known = jnp.sum(steps.D * noise[:, None], axis=2)
+    known = jnp.sum(steps.D * noise[:, None, : steps.D.shape[2]], axis=2)
     first, rest = smooth(
-        Backward(steps.G, steps.g + known, jnp.zeros_like(steps.D)), Gaussian(last, jnp.zeros_like(steps.D[0])), blocks
+        Backward(steps.G, steps.g + known, jnp.zeros_like(steps.D)), Gaussian(last, jnp.zeros_like(steps.G[0])), blocks
     )
     return first.mean, rest.mean
 
@@ -151,6 +157,12 @@ def sample(
 def apply(step: Backward, law: Gaussian) -> Gaussian:
     """The law before a row from the one after it."""
     return predict(law, step.G, step.g, _lower(step.D), jnp.ones_like(law.mean[0, :, :1]))
+
+
+def squared(steps: Backward) -> Backward:
+    """With all columns of D."""
+    missing = steps.G.shape[-3] - steps.D.shape[-3]
+    return steps._replace(D=jnp.pad(steps.D, [(0, 0)] * (steps.D.ndim - 3) + [(0, missing), (0, 0), (0, 0)]))
 
 
 def _then(step: Backward, another: Backward) -> Backward:
@@ -174,10 +186,11 @@ def _of_first(law: Gaussian, series: int) -> Bool[Array, "s 1"]:
 
 def _lower(D: Array) -> Matrix:
     """With the zeros above the diagonal known."""
-    return [[D[i, j] if j <= i else 0.0 for j in range(len(D))] for i in range(len(D))]
+    return [[D[i, j] if j <= i else 0.0 for j in range(D.shape[1])] for i in range(len(D))]
 
 
-def _length(A: Float[Array, "r q s n"]) -> Float[Array, "r s n"]:
+def length(A: Float[Array, "r q s n"]) -> Float[Array, "r s n"]:
+    """Of rows."""
     return jnp.sqrt(jnp.sum(A * A, axis=1))
 
 

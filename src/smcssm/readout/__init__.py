@@ -16,3 +16,4 @@ from smcssm.readout.scores import scores as scores
 from smcssm.readout.smooth import smooth as smooth
 from smcssm.readout.state import state as state
 from smcssm.readout.summary import summary as summary
+from smcssm.readout.together import together as together

@@ -12,13 +12,16 @@ from jaxtyping import Array, Float, PyTree
 
 
 class Backwards(NamedTuple):
-    """Programs of one exact filter; each takes a chunk of rows, filters it anew, and steps back over it.
+    """Programs of one exact filter.
 
-    ``end`` is the law to come back with, of the last belief; ``smoothed`` the law before a chunk, and the moments of
-    its states, given the law after it; ``lagged`` the moments given some rows more; ``last`` a draw of the last state,
-    ``drawn`` the draw before a chunk, and the path through it, given the draw after it.
+    ``ahead`` goes through a chunk of rows, and keeps of it what the others need; by the very same program whenever it
+    is gone through, as what is kept may be told in coordinates of its own. ``end`` is the law to come back with, of the
+    last belief; ``smoothed`` the law before a chunk, and the moments of its states, given the law after it; ``lagged``
+    the moments given some rows more; ``last`` a draw of the last state, ``drawn`` the draw before a chunk, and the path
+    through it, given the draw after it.
     """
 
+    ahead: Callable[..., tuple[Any, Any]]
     end: Callable[[Any], Any]
     smoothed: Callable[..., Any]
     lagged: Callable[..., Any]

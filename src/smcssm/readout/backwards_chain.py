@@ -24,28 +24,27 @@ from smcssm.kalman import live
 from smcssm.readout.backwards import Backwards, moments
 from smcssm.smc2.population import SMC2, at_particles
 
+Kept = tuple[Probabilities, Float[Array, "t k k s n"]]
+
 
 def _end(belief: Probabilities) -> Float[Array, "k s n"]:
     return belief.p
 
 
-def _smoothed(
-    smc: SMC2, params: PyTree, start: Probabilities, rows: Observation, length: Array, law: Array, w: Array
-) -> tuple[Array, tuple[Array, Array]]:
-    _, steps = _back(smc, params, start, rows, length)
+def _smoothed(smc: SMC2, kept: Kept, law: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    del smc
 
     def step(q: Array, B: Array) -> tuple[Array, Array]:
         return jnp.sum(B * q[None], axis=1), q
 
-    before, q = jax.lax.scan(step, law, steps, reverse=True)
+    before, q = jax.lax.scan(step, law, kept[1], reverse=True)
     return before, moments(q, q * (1 - q), w)
 
 
-def _lagged(
-    smc: SMC2, lag: int, params: PyTree, start: Probabilities, rows: Observation, length: Array, w: Array
-) -> tuple[Array, Array]:
+def _lagged(smc: SMC2, lag: int, kept: Kept, w: Array) -> tuple[Array, Array]:
     """Rows that do not count change nothing, so that the last ones are told by all there are."""
-    p, steps = _back(smc, params, start, rows, length)
+    del smc
+    p, steps = kept[0].p, kept[1]
 
     def more(_: Array, q: Array) -> Array:
         return jnp.concatenate([jnp.sum(steps[1:] * q[1:, None], axis=2), q[-1:]])
@@ -59,10 +58,9 @@ def _last(smc: SMC2, key: Array, end: Probabilities) -> Int[Array, "s n"]:
     return which(uniform(key, end.p[0]), end.p)
 
 
-def _drawn(
-    smc: SMC2, key: Array, params: PyTree, start: Probabilities, rows: Observation, length: Array, draw: Array
-) -> tuple[Array, Array]:
-    p, steps = _back(smc, params, start, rows, length)
+def _drawn(smc: SMC2, key: Array, kept: Kept, draw: Array) -> tuple[Array, Array]:
+    del smc
+    p, steps = kept[0].p, kept[1]
     every = jnp.arange(p.shape[1])[:, None, None]
 
     def step(u: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -73,21 +71,21 @@ def _drawn(
     return jax.lax.scan(step, draw, (steps, uniform(key, p[:, 0])), reverse=True)
 
 
-def _back(
+def _ahead(
     smc: SMC2, params: PyTree, start: Probabilities, rows: Observation, length: Array
-) -> tuple[Float[Array, "t k s n"], Float[Array, "t k k s n"]]:
-    """Filtered probabilities, and B of every row."""
+) -> tuple[Probabilities, Kept]:
+    """The belief after a chunk; beliefs, and B of every row."""
     inner = smc.filter
     assert isinstance(inner, Discrete)
     keys = jax.random.split(jax.random.key(0), rows.dt.shape[-1])  # it draws nothing
 
-    def step(belief: Probabilities, obs: Observation) -> tuple[Probabilities, tuple[Array, Array]]:
+    def step(belief: Probabilities, obs: Observation) -> tuple[Probabilities, tuple[Probabilities, Array]]:
         joint = belief.p[:, None] * inner.model.transition(params, obs)
         total = jnp.sum(joint, axis=0)
         belief, _ = inner.step(keys, params, belief, obs)
-        return belief, (belief.p, joint / jnp.where(total > 0, total, 1.0)[None])
+        return belief, (belief, joint / jnp.where(total > 0, total, 1.0)[None])
 
-    return jax.lax.scan(step, start, live(at_particles(rows), length))[1]
+    return jax.lax.scan(step, start, live(at_particles(rows), length))
 
 
-CHAIN = Backwards(_end, _smoothed, _lagged, _last, _drawn)
+CHAIN = Backwards(_ahead, _end, _smoothed, _lagged, _last, _drawn)

@@ -1,4 +1,4 @@
-"""The way back of a Kalman filter, chunk by chunk: ``kalman.adjoint`` for moments, ``kalman.smoother`` for the rest."""
+"""The way back of a Kalman filter, chunk by chunk, as ``kalman.whitened`` has it."""
 
 from __future__ import annotations
 
@@ -12,34 +12,33 @@ from smcssm import kalman
 from smcssm.core import Observation
 from smcssm.filters import Kalman
 from smcssm.gaussian import Gaussian, normal
-from smcssm.kalman import adjoint, smoother
+from smcssm.kalman import smoother, whitened
+from smcssm.kalman.smoother import Backward
 from smcssm.readout.backwards import Backwards, moments
 from smcssm.smc2.population import SMC2, at_particles
 
-
-def _nothing(belief: Gaussian) -> Gaussian:
-    return jax.tree.map(jnp.zeros_like, belief)
-
-
-def centred(belief: Gaussian) -> Gaussian:
-    """The law of x - m after the last row."""
-    return Gaussian(jnp.zeros_like(belief.mean), belief.chol)
+Kept = tuple[Gaussian, Backward]
+"""Beliefs after rows, and the steps back over them."""
 
 
-def _smoothed(
-    smc: SMC2, params: PyTree, start: Gaussian, rows: Observation, length: Array, law: Gaussian, w: Array
-) -> tuple[Gaussian, tuple[Array, Array]]:
-    beliefs, steps = _kalman(smc).back(params, start, at_particles(rows), length, adjoint.reverse)
-    before, laws = smoother.smooth(steps, law, _kalman(smc).blocks)
-    return before, moments(*adjoint.moments(beliefs, laws), w)
+def ahead(
+    smc: SMC2, params: PyTree, start: Gaussian, rows: Observation, length: Array
+) -> tuple[Gaussian, Kept]:
+    """The belief after a chunk, and of its rows beliefs and steps back."""
+    last, beliefs, steps = _kalman(smc).back(params, start, at_particles(rows), length)
+    return last, (beliefs, steps)
+
+
+def _smoothed(smc: SMC2, kept: Kept, law: Gaussian, w: Array) -> tuple[Gaussian, tuple[Array, Array]]:
+    before, laws = _laws(smc, kept, law)
+    return before, moments(laws.mean, _variance(laws), w)
 
 
 def observed(
-    smc: SMC2, params: PyTree, start: Gaussian, rows: Observation, length: Array, law: Gaussian
+    smc: SMC2, params: PyTree, kept: Kept, rows: Observation, law: Gaussian
 ) -> tuple[Gaussian, tuple[Array, Array]]:
     """The law before a chunk, and mean and sd of every channel at its rows given everything, ``[t, y, s, n]``."""
-    beliefs, steps = _back(smc, params, start, rows, length)
-    before, laws = smoother.smooth(steps, law, _kalman(smc).blocks)
+    before, laws = _laws(smc, kept, law)
 
     def row(at: tuple[Gaussian, Observation]) -> tuple[Array, Array]:
         law, obs = at
@@ -47,33 +46,31 @@ def observed(
         _, predictive = kalman.step(law, _kalman(smc).model.matrices(params, now), now.y, now.mask, now.dt)
         return predictive.mean, predictive.sd
 
-    laws = Gaussian(beliefs.mean + laws.mean, laws.chol)
     return before, jax.lax.map(row, (laws, at_particles(rows)))
 
 
-def _lagged(
-    smc: SMC2, lag: int, params: PyTree, start: Gaussian, rows: Observation, length: Array, w: Array
-) -> tuple[Array, Array]:
-    beliefs, steps = _back(smc, params, start, rows, length)
-    laws = smoother.lagged(steps, beliefs, lag)
-    return moments(beliefs.mean[: len(laws.mean)] + laws.mean, _variance(laws), w)
+def _lagged(smc: SMC2, lag: int, kept: Kept, w: Array) -> tuple[Array, Array]:
+    beliefs, steps = kept
+    laws = smoother.lagged(steps, jax.vmap(whitened.end)(beliefs), lag)
+    laws = whitened.of_states(jax.tree.map(lambda leaf: leaf[: len(leaf) - lag], beliefs), laws)
+    return moments(laws.mean, _variance(laws), w)
 
 
 def _last(smc: SMC2, key: Array, end: Gaussian) -> Float[Array, "x s n"]:
     del smc
-    return jnp.sum(end.chol * normal(key, end.mean)[None], axis=1)
+    return normal(key, end.mean)
 
 
-def _drawn(
-    smc: SMC2, key: Array, params: PyTree, start: Gaussian, rows: Observation, length: Array, draw: Array
-) -> tuple[Array, Array]:
-    beliefs, steps = _back(smc, params, start, rows, length)
+def _drawn(smc: SMC2, key: Array, kept: Kept, draw: Array) -> tuple[Array, Array]:
+    beliefs, steps = kept
     before, draws = smoother.sample(steps, draw, normal(key, beliefs.mean), _kalman(smc).blocks)
-    return before, beliefs.mean + draws
+    return before, whitened.states(beliefs, draws)
 
 
-def _back(smc: SMC2, params: PyTree, start: Gaussian, rows: Observation, length: Array) -> tuple:
-    return _kalman(smc).back(params, start, at_particles(rows), length)
+def _laws(smc: SMC2, kept: Kept, law: Gaussian) -> tuple[Gaussian, Gaussian]:
+    """Of u before a chunk, and of the states at its rows."""
+    before, laws = smoother.smooth(kept[1], law, _kalman(smc).blocks)
+    return before, whitened.of_states(kept[0], laws)
 
 
 def _kalman(smc: SMC2) -> Kalman:
@@ -85,4 +82,4 @@ def _variance(laws: Gaussian) -> Float[Array, "t x s n"]:
     return jnp.sum(laws.chol**2, axis=2)
 
 
-GAUSSIAN = Backwards(_nothing, _smoothed, _lagged, _last, _drawn)
+GAUSSIAN = Backwards(ahead, whitened.end, _smoothed, _lagged, _last, _drawn)

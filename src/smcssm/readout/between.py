@@ -18,7 +18,8 @@ from smcssm.core import Observation
 from smcssm.errors import ModelError
 from smcssm.filters import Kalman
 from smcssm.gaussian import Gaussian
-from smcssm.readout.backwards_gaussian import centred, observed
+from smcssm.kalman import whitened
+from smcssm.readout.backwards_gaussian import ahead, observed
 from smcssm.readout.forecast import forecast, mixture
 from smcssm.readout.smooth import Share, all_observations, going_back, in_order, room, share_of
 from smcssm.smc2.adapt import compiled
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+Place = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
 def between(
     snapshot: Snapshot,
     rows: Observation,
-    place: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    place: Place,
     inside: int,
     quantiles: Sequence[float],
 ) -> xr.Dataset:
@@ -47,11 +51,11 @@ def between(
     """
     import xarray as xr
 
-    _check(snapshot)
+    check(snapshot)
     data, w = all_observations(snapshot), snapshot.weights()
     after, dt = place(data.dt[:, 0])
     there, size = after + np.arange(inside), min(room(snapshot), w.shape[-1])
-    together = _merged(data, jax.tree.map(lambda leaf: leaf[:inside], rows), after, dt)
+    together = merged(data, jax.tree.map(lambda leaf: leaf[:inside], rows), after, dt)
     with jax.enable_x64(True):
         shares = (np.resize(n, size) for n in np.split(np.arange(w.shape[-1]), range(size, w.shape[-1], size)))
         found = [_predictives(share_of(snapshot, together, np.broadcast_to(n, (len(w), size))), there) for n in shares]
@@ -63,7 +67,7 @@ def between(
     return xr.concat([table, beyond.assign_coords(step=beyond["step"] + inside)], "step")
 
 
-def _check(snapshot: Snapshot) -> None:
+def check(snapshot: Snapshot) -> None:
     """Raise a ``ModelError`` where nothing can be said of the time between observations."""
     inner, model = snapshot.smc.filter, snapshot.smc.filter.model
     if not isinstance(inner, Kalman):
@@ -75,7 +79,7 @@ def _check(snapshot: Snapshot) -> None:
         raise ModelError("times before the last observation: this model reads step.t, which counts observations")
 
 
-def _merged(data: Observation, rows: Observation, after: np.ndarray, dt: np.ndarray) -> Observation:
+def merged(data: Observation, rows: Observation, after: np.ndarray, dt: np.ndarray) -> Observation:
     """Observations and rows in the order of times."""
 
     def merge(a: Any, b: Any) -> np.ndarray:
@@ -88,10 +92,10 @@ def _merged(data: Observation, rows: Observation, after: np.ndarray, dt: np.ndar
 def _predictives(share: Share, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sd of every channel ``[k, y, s, n]`` at the rows asked for."""
 
-    def step(first: int, start: Any, law: Gaussian) -> tuple[Gaussian, tuple]:
-        rows = share.chunk(first, share.smc.chunk)
-        law, told = compiled(observed, share.smc)(share.params, start, *rows, law)
+    def step(first: int, kept: Any, law: Gaussian) -> tuple[Gaussian, tuple]:
+        rows, _ = share.chunk(first, share.smc.chunk)
+        law, told = compiled(observed, share.smc)(share.params, kept, rows, law)
         here = there[(there >= first) & (there < first + share.smc.chunk)] - first
         return law, jax.tree.map(lambda leaf: np.asarray(leaf)[here], told)
 
-    return in_order(going_back(share, centred, step), len(there))
+    return in_order(going_back(share, ahead, whitened.end, step), len(there))

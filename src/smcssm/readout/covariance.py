@@ -9,7 +9,7 @@ The sum of outer products is taken about zero, and in float64.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -31,22 +31,26 @@ if TYPE_CHECKING:
 
 def covariance(snapshot: Snapshot, future: Observation) -> xr.DataArray:
     """Of y_t+1 .. y_t+h, dims (step, channel, other_step, other_channel); ``future`` as for ``forecast``."""
-    import xarray as xr
-
     inner = snapshot.smc.filter
     if not isinstance(inner, Kalman):
         name = type(inner).__name__
         raise ModelError(f"covariance=True needs the Kalman filter, this engine has {name}: take draws=")
-    h, channels = len(future.dt), list(inner.model.channel_names)
     w = snapshot.weights() / snapshot.population.log_weight.shape[0]
     with jax.enable_x64(True):
-        told = compiled(moments, snapshot.smc)(snapshot.population, jnp.asarray(w), future)
-        second, mean = (np.asarray(a) for a in told)
-    low = second.reshape(h * len(channels), -1)
+        return table(snapshot, *compiled(moments, snapshot.smc)(snapshot.population, jnp.asarray(w), future))
+
+
+def table(snapshot: Snapshot, second: Any, mean: Any) -> xr.DataArray:
+    """From means ``[h, y]``, and second moments ``[h, y, h, y]`` of each row with itself and those before it."""
+    import xarray as xr
+
+    second, mean = np.asarray(second), np.asarray(mean)
+    (h, y), channels = mean.shape, list(snapshot.smc.filter.model.channel_names)
+    low = second.reshape(h * y, -1)
     full = np.tril(low) + np.tril(low, -1).T - np.outer(mean.ravel(), mean.ravel())
     steps = np.arange(1, h + 1)
     coords = {"step": steps, "channel": channels, "other_step": steps, "other_channel": channels}
-    return xr.DataArray(full.reshape(2 * second.shape[:2]), coords, ("step", "channel", "other_step", "other_channel"))
+    return xr.DataArray(full.reshape(h, y, h, y), coords, ("step", "channel", "other_step", "other_channel"))
 
 
 def moments(

@@ -1,8 +1,8 @@
 """The smoothed state: every state given all observations, hyperparameters integrated out, in bounded memory.
 
     for a share of the particles at a time:
-        forwards    filter all of history; keep the belief before every chunk of rows
-        backwards   chunk by chunk, last first: filter it again, and step back over its rows (``backwards_gaussian``,
+        forwards    go through history; keep the belief before every chunk of rows
+        backwards   chunk by chunk, last first: through it again, then step back over its rows (``backwards_gaussian``,
                     ``backwards_chain``)
                     mean and variance of every state over these particles, joined with those of the others
 
@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -139,22 +138,21 @@ def _before(smc: SMC2, population: Population, numbers: Array, blank: Observatio
 
 
 def going_back[T](
-    share: Share, begin: Callable[[Any], T], step: Callable[[int, Any, T], tuple[T, Any]]
+    share: Share, ahead: Callable, begin: Callable[[Any], T], step: Callable[[int, Any, T], tuple[T, Any]]
 ) -> Iterator[Any]:
-    """What ``step`` says of each chunk, from its first row, the belief before it and a state; the last chunk first."""
-    smc, size, belief, starts = share.smc, share.smc.chunk, share.start, []
-    key = stream(jnp.zeros((share.data.dt.shape[-1], 2), jnp.uint32), Stream.FILTER)  # an exact filter draws nothing
+    """What ``step`` says of each chunk, from its first row, what ``ahead`` kept of it and a state; last chunk first."""
+    size, run = share.smc.chunk, compiled(ahead, share.smc)
+    starts, kept = [share.start], None
     for first in range(0, len(share.data.dt), size):
-        starts.append((first, belief))
-        belief = compiled(_forwards, smc)(key, share.params, belief, *share.chunk(first, size))
-    state = begin(belief)
-    for first, start in reversed(starts):
-        state, told = step(first, start, state)
+        kept = None  # memory for one chunk
+        belief, kept = run(share.params, starts[-1], *share.chunk(first, size))
+        starts.append(belief)
+    state = begin(starts.pop())
+    for k, start in reversed(list(enumerate(starts))):
+        kept = run(share.params, start, *share.chunk(k * size, size))[1] if kept is None else kept
+        state, told = step(k * size, kept, state)
         yield told
-
-
-def _forwards(smc: SMC2, key: Array, params: PyTree, belief: PyTree, rows: Observation, length: Array) -> PyTree:
-    return smc.filter.replay(key, params, belief, at_particles(rows), length)[0]
+        kept = None
 
 
 def in_order(chunks: Iterator[Any], n_rows: int) -> Any:
@@ -165,25 +163,25 @@ def in_order(chunks: Iterator[Any], n_rows: int) -> Any:
 
 def _smoothed(share: Share, w: Float[np.ndarray, "s n"]) -> Moments:
     """Given all observations."""
+    way = _way(share.smc)
 
-    def step(first: int, start: Any, law: Any) -> tuple[Any, tuple]:
-        rows = share.chunk(first, share.smc.chunk)
-        law, told = compiled(_way(share.smc).smoothed, share.smc)(share.params, start, *rows, law, w)
+    def step(first: int, kept: Any, law: Any) -> tuple[Any, tuple]:
+        del first
+        law, told = compiled(way.smoothed, share.smc)(kept, law, w)
         return law, jax.device_get(told)
 
-    mean, square = in_order(going_back(share, _way(share.smc).end, step), len(share.data.dt))
+    mean, square = in_order(going_back(share, way.ahead, way.end, step), len(share.data.dt))
     return Moments(w.sum(), mean, square)
 
 
 def _with_lag(share: Share, w: Float[np.ndarray, "s n"], lag: int) -> Moments:
-    """Given ``lag`` observations more."""
-
-    def step(first: int, start: Any, nothing: None) -> tuple[None, tuple]:
-        rows = share.chunk(first, share.smc.chunk + lag)
-        return nothing, jax.device_get(compiled(_way(share.smc).lagged, share.smc, lag)(share.params, start, *rows, w))
-
-    mean, square = in_order(going_back(share, lambda _: None, step), len(share.data.dt))
-    return Moments(w.sum(), mean, square)
+    """Given ``lag`` observations more: all that is kept of them says as well where the next chunk begins."""
+    way, belief, size, found = _way(share.smc), share.start, share.smc.chunk, []
+    for first in range(0, len(share.data.dt), size):
+        kept = compiled(way.ahead, share.smc)(share.params, belief, *share.chunk(first, size + lag))[1]
+        belief = jax.tree.map(lambda leaf: leaf[size - 1], kept[0])
+        found.append(jax.device_get(compiled(way.lagged, share.smc, lag)(kept, w)))
+    return Moments(w.sum(), *in_order(iter(found[::-1]), len(share.data.dt)))
 
 
 def _trajectories(snapshot: Snapshot, data: Observation, draws: int, seed: int) -> np.ndarray:
@@ -200,14 +198,13 @@ def _trajectories(snapshot: Snapshot, data: Observation, draws: int, seed: int) 
 
 def _drawn(share: Share, key: Array) -> np.ndarray:
     """One trajectory of each particle, ``[t, x, s, n]``."""
+    way = _way(share.smc)
 
     def begin(end: Any) -> Array:
-        return compiled(_way(share.smc).last, share.smc)(fold_in(key, 0), end)
+        return compiled(way.last, share.smc)(fold_in(key, 0), end)
 
-    def step(first: int, start: Any, draw: Array) -> tuple[Array, np.ndarray]:
-        rows = share.chunk(first, share.smc.chunk)
-        run = compiled(_way(share.smc).drawn, share.smc)
-        draw, path = run(fold_in(key, 1, first), share.params, start, *rows, draw)
+    def step(first: int, kept: Any, draw: Array) -> tuple[Array, np.ndarray]:
+        draw, path = compiled(way.drawn, share.smc)(fold_in(key, 1, first), kept, draw)
         return draw, np.asarray(path)
 
-    return in_order(going_back(share, begin, step), len(share.data.dt))
+    return in_order(going_back(share, way.ahead, begin, step), len(share.data.dt))
