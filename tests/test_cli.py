@@ -192,7 +192,7 @@ def test_times_are_numbers_or_iso_in_utc():
     assert found[1].time == np.datetime64("2016-02-15", "ns")
     assert found[2].time == found[3].time == np.datetime64("2016-02-15T00:30", "ns")
     assert [row.complaint is None for row in found] == [True] * 4 + [False] * 3
-    assert found[4].complaint == "t: expected a number or an ISO 8601 time, got '15/02/2016'"
+    assert found[4].complaint.startswith("t: expected a number or an ISO 8601 time, got '15/02/2016'; one such")
 
 
 @pytest.mark.parametrize("unit", [0.5, np.timedelta64(30, "m")])
@@ -342,6 +342,29 @@ def test_steps_that_were_left_out_are_missing(tmp_path):
     assert "line 5: time goes back or stands still: 2020-01-04T00:00:00 after 2020-01-05T00:00:00" in result.stderr
 
 
+def test_irregular_dates_with_a_unit_of_time(tmp_path):
+    stamps = ["2020-01-01 00:00", "2020-01-01 00:10", "2020-01-01 05:03", "2020-01-02 00:00"]
+    rows = list(zip(stamps, (4.1, 4.3, math.nan, 4.6), strict=True))
+    path = write(tmp_path, "\n".join(["when,temp", *(f"{stamp},{y}" for stamp, y in rows)]))
+    written = tmp_path / "forecast.csv"
+    options = [*LEVEL, "--seed", "3", "--time", "when"]
+    result = run("stream", path, *options, "--time-unit", "1h", "--ahead", "2", "--forecast", written)
+    assert result.exit_code == 0, result.output
+    twin = ss.Engine(ss.models.LocalLevel(4.2, 0.2), engine().prior, n_particles=64, seed=3, time_unit="1h")
+    for stamp, y in rows:
+        twin.step(y, time=stamp)
+    assert lines(result)[-1]["log_evidence"] == pytest.approx(twin.log_evidence, rel=1e-12)
+    assert "2020-01-02 01:00" in result.stderr and "2020-01-02 02:00" in result.stderr
+    header, first, second = (line.split(",") for line in written.read_text().splitlines())
+    assert header == ["time", "column", "mean", "sd", "q05", "q50", "q95"]
+    assert first[:2] == ["2020-01-02T01:00:00", "temp"]
+    ahead = twin.forecast(2)
+    expected = np.concatenate([ahead[what].values[1].ravel() for what in ("mean", "sd", "quantiles")])
+    assert [float(v) for v in second[2:]] == pytest.approx(expected, rel=1e-12)
+    result = run("stream", path, *options)
+    assert result.stderr.count("irregular times need --time-unit") == 1
+
+
 def test_a_calendar_is_a_grid(tmp_path):
     months = [f"{2000 + i // 12}-{i % 12 + 1:02d}-01" for i in range(36)]
     y = [4.2 + 0.1 * math.sin(7.0 * i) for i in range(36)]
@@ -441,6 +464,13 @@ def test_channels_by_column(tmp_path):
         ("temp\nx\ny\n", LEVEL, 1, "no observation was taken"),
         ("temp\n1\n1\n", LEVEL[:4], 2, "the first 2 values do not vary: give --scale"),
         ("temp\nnan\n", ["--scale", "1", *LEVEL[:4]], 2, "no value to start from: give --initial-mean"),
+        ("temp;b\n4,1;1\n4,2;1\n", LEVEL, 1, "line 2: temp: expected a number, got '4,1'; the decimal sign is a point"),
+        ("temp\n2020-01-01\n", LEVEL, 1, "got '2020-01-01'; a column of times goes to --time"),
+        ("temp,t\n1,1/3/20\n", [*LEVEL, "--time", "t"], 1, "got '1/3/20'; one such is 2026-03-31 14:00"),
+        ("temp\n1\n", [*LEVEL, "--time-unit", "1h"], 2, "--time-unit: give --time"),
+        ("temp\n1\n", [*LEVEL, "--time", "t", "--time-unit", "h1"], 2, "expected a length of time"),
+        ("temp\n1\n", [*LEVEL, "--time", "t", "--time-unit", "1h", "--model", "ar:1"], 2, "holds for any gap"),
+        ("temp\n1\n", [*LEVEL, "--ahead", "2", "--model", "level+regression:b"], 2, "--ahead: model"),
         ("temp\n1\n", [*LEVEL, "--scale", "-1"], 2, "--scale -1: expected a positive number"),
         ("temp\n1\n", [*LEVEL, "--initial-sd", "nan"], 2, "--initial-sd nan: expected a positive number"),
         ("temp\n1\n", [*LEVEL, "--model", "ar:1"], 2, "--initial-mean: model 'ar:1' has no level"),

@@ -4,16 +4,27 @@ A block of ```python runs unless a comment before it gives a reason why not, ``<
 its first line has the word ``notest``. ``<!-- given: ... -->`` is code that a reader has in mind: it runs where it
 stands. Pages that take minutes, ``<!-- slow -->``, run with the slow tests. Numbers of particles are cut to 64, of
 draws to 50.
+
+So do the commands: those of ``smcssm`` as they are written, on a small file with the columns that they name; of the
+others it is looked up whether what they name is there.
 """
 
+import os
 import re
+import tomllib
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pymc as pm
 import pytest
+from benchmarks.__main__ import names as benchmarks
+from typer.testing import CliRunner
 
+import smcssm as ss
+from commands import commands, given, table
 from smcssm import assemble
+from smcssm.cli import app, session
 
 matplotlib.use("agg")
 ROOT = Path(__file__).parents[1]
@@ -129,3 +140,87 @@ def test_the_extractor_finds_what_it_should():
     assert [code.strip() for _, code in found] == ["a = 1", "b = 2", "f = ss.Engine(n_particles=9)"]
     assert [text.splitlines()[line].strip() for line, _ in found][::2] == ["a = 1", "f = ss.Engine(n_particles=9)"]
     assert small("n_particles=1000, draws=200") == "n_particles=64, draws=50"
+
+
+# commands -------------------------------------------------------------------------------------------------------------
+
+TYPED = [(p.stem, c) for p in [*PAGES, ROOT / "CONTRIBUTING.md"] for c in commands(p.read_text(encoding="utf-8"))]
+OURS = {c.words[1:]: f"{page}:{c.line}" for page, c in TYPED if c.words[0] == "smcssm"}
+STREAMS = {words: where for words, where in OURS.items() if len(words) > 2 and words[0] in ("stream", "watch")}
+ENDLESS = {"--follow": ("--no-stay", "--port", "0")}
+"""What would wait for ever, and what stands in its place: the page ends with the file."""
+
+
+def typed(words, small=True):
+    """Run a command of ours."""
+    ended = [w for word in words for w in ENDLESS.get(word, (word,))]
+    return CliRunner().invoke(app, [*ended, *(["--particles", "64"] if small else [])])
+
+
+def compiled_already(model, prior, **options):
+    """The engine of the pages, in the place of one of this model."""
+    assert set(model.names) <= set(prior.names)
+    with pm.Model() as scales:
+        pm.HalfNormal("sigma_level", 50.0)
+        pm.HalfNormal("sigma_obs", 150.0)
+    prior = shared(scales, assemble.as_prior)
+    return ss.Engine(ss.models.LocalLevel(1120.0, 300.0), prior, **options)
+
+
+@pytest.mark.parametrize("words", STREAMS, ids=STREAMS.get)
+@pytest.mark.parametrize("own_model", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_streams_run(words, own_model, tmp_path, monkeypatch):
+    """To their end. In the quick tests the model, once it is built, steps back for one that was compiled already."""
+    monkeypatch.chdir(tmp_path)
+    Path(words[1]).write_text(table(words), encoding="utf-8")
+    if not own_model:
+        monkeypatch.setattr(session, "Engine", compiled_already)
+    result = typed(words)
+    assert result.exit_code == 0, result.output
+    rows = 40 if given(words, "--time") else 38
+    assert f"{rows} observations ({rows - 37} missing), 0 lines rejected" in result.stderr
+    for ahead in given(words, "--ahead"):
+        assert f"{ahead} ahead" in result.stderr or given(words, "--time")
+    for path in (*given(words, "--journal"), *given(words, "--forecast")):
+        assert os.path.exists(path)
+    if given(words, "--journal"):
+        sound = CliRunner().invoke(app, ["inspect", *given(words, "--journal")])
+        assert sound.exit_code == 0, sound.output
+
+
+def test_commands_are_there():
+    """Of ours the others, by their help at least: those that only name a command, or a file of another example."""
+    assert len(STREAMS) >= 4
+    for words, where in OURS.items():
+        if words not in STREAMS:
+            command = words if words in (("models",), ("demo",)) else [*words[:1], "--help"]
+            result = CliRunner().invoke(app, [*command, *(["--help"] if words == ("demo",) else [])])
+            assert result.exit_code == 0, where
+            assert all(word in result.stdout for word in words if word.startswith("--")), where
+
+
+def test_what_other_commands_name_is_there():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for page, command in TYPED:
+        where, (tool, *rest) = f"{page}:{command.line}", command.words
+        if tool == "make":
+            assert {word for word in rest if "=" not in word} <= {*targets}, where
+        elif tool == "pip":
+            wanted = re.search(r"\[(.*)\]", rest[-1])
+            assert wanted is None or {*wanted[1].split(",")} <= {*extras}, where
+        elif tool == "python":
+            _a_program_with_these_options(rest, where)
+
+
+def _a_program_with_these_options(words, where):
+    if words[:2] == ["-m", "pytest"]:
+        assert all((ROOT / word).exists() for word in words if word.startswith("tests/")), where
+        return
+    name = words[1].replace(".", "/") if words[0] == "-m" else words[0].removesuffix(".py")
+    path = ROOT / f"{name}.py" if (ROOT / f"{name}.py").exists() else ROOT / name / "__main__.py"
+    source = path.read_text(encoding="utf-8")
+    assert all(f'"{word}"' in source for word in words if word.startswith("--")), where
+    if words[:2] == ["-m", "benchmarks"]:
+        assert f'"{words[2]}"' in source, where
+        assert words[2] != "run" or {word for word in words[3:] if word[0] not in "-["} <= {*benchmarks()}, where

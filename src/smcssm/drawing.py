@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Okabe & Ito: told apart by colour-blind readers, and in grey
 DATA, PAST, AHEAD, MARK, FAINT = "#222222", "#0072B2", "#D55E00", "#D55E00", "#767676"
+BAR = "#73B1D7"  # PAST on white, opaque
 Z95 = 1.6448536269514722
 
 

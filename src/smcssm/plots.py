@@ -16,6 +16,7 @@ import numpy as np
 from smcssm.comparison import probabilities
 from smcssm.drawing import (
     AHEAD,
+    BAR,
     DATA,
     FAINT,
     MARK,
@@ -208,8 +209,8 @@ def pit_histogram(
         pit = pit[~np.isnan(pit)]
         counts, expected, (low, high) = pit_bars(pit, bins)
         k = len(counts)
-        ax.bar(np.arange(k) / k, counts, 1 / k, align="edge", color=PAST, alpha=0.55, edgecolor="white", lw=0.8)
-        ax.axhspan(low, high, color=FAINT, alpha=0.25, lw=0, label="95% of uniform counts")
+        ax.bar(np.arange(k) / k, counts, 1 / k, align="edge", color=BAR, edgecolor="white", lw=0.8)
+        ax.axhspan(low, high, color=FAINT, alpha=0.25, lw=0, zorder=0, label="95% of uniform counts")
         ax.axhline(expected, color=DATA, lw=1, ls="--", label="expected")
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1.1 * max(high, counts.max(), 1))

@@ -57,6 +57,13 @@ Time = Annotated[
         "first 20 show, held back. Steps left out become missing values."
     ),
 ]
+TimeUnit = Annotated[
+    str | None,
+    typer.Option(
+        help="1h, 15min, 1D: the unit of time of the hyperparameters. Then dates may be irregular, where the model "
+        "holds for any gap, as level, ou and wiener do."
+    ),
+]
 Format = Annotated[
     Literal["auto", "csv", "jsonl"], typer.Option(help="auto: by the file's suffix, else by the first line.")
 ]
@@ -86,7 +93,7 @@ Schedule = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of all randomness.")]
-Ahead = Annotated[int, typer.Option(help="How many steps the forecast at the end looks ahead.", min=1)]
+Ahead = Annotated[int, typer.Option(help="How many steps, or units of time, the forecast at the end goes.", min=1)]
 
 
 @app.command()
@@ -96,6 +103,7 @@ def stream(  # noqa: PLR0913
     model: Model,
     column: Column,
     time: Time = None,
+    time_unit: TimeUnit = None,
     format: Format = "auto",
     on_error: OnError = "skip",
     scale: Scale = None,
@@ -105,6 +113,9 @@ def stream(  # noqa: PLR0913
     schedule: Schedule = "immediate",
     seed: Seed = 0,
     ahead: Ahead = 1,
+    forecast: Annotated[
+        Path | None, typer.Option(help="A CSV to write the forecast at the end to.", dir_okay=False, writable=True)
+    ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Show the posterior as a table that keeps up with the stream, on stderr.")
     ] = False,
@@ -122,8 +133,10 @@ def stream(  # noqa: PLR0913
     Empty cells, nan, na, none and null are missing values: time passes, nothing is observed. Lines that cannot be
     taken, and a summary at the end, go to stderr.
     """
-    options = (on_error, scale, initial_mean, initial_sd, particles, seed, schedule)
-    raise typer.Exit(_run(file, format, model, column, time, options, ahead, live=live, journal=journal))
+    options = dict(model=model, on_error=on_error, scale=scale, initial_mean=initial_mean, initial_sd=initial_sd)
+    options |= dict(particles=particles, seed=seed, schedule=schedule, time_unit=time_unit, ahead=ahead)
+    options |= dict(journal=journal, forecast=forecast)
+    raise typer.Exit(_run(file, format, column, time, options, live=live))
 
 
 @app.command()
@@ -137,6 +150,7 @@ def watch(  # noqa: PLR0913
     show: Annotated[bool, typer.Option("--show", help="Open a browser.")] = False,
     stay: Annotated[bool, typer.Option(help="Keep the page when the stream has ended, until Ctrl-C.")] = True,
     time: Time = None,
+    time_unit: TimeUnit = None,
     format: Format = "auto",
     on_error: OnError = "skip",
     scale: Scale = None,
@@ -154,25 +168,23 @@ def watch(  # noqa: PLR0913
     """
     if follow and str(file) == "-":
         raise _failed("--follow: stdin is followed anyway; leave it out", 2)
-    options = (on_error, scale, initial_mean, initial_sd, particles, seed, schedule)
+    options = dict(model=model, on_error=on_error, scale=scale, initial_mean=initial_mean, initial_sd=initial_sd)
+    options |= dict(particles=particles, seed=seed, schedule=schedule, time_unit=time_unit, ahead=ahead)
     page = {"port": port, "show": show, "stay": stay, "follow": follow}
-    raise typer.Exit(_run(file, format, model, column, time, options, ahead, page=page))
+    raise typer.Exit(_run(file, format, column, time, options, page=page))
 
 
-def _run(  # noqa: PLR0913
+def _run(
     file: Path,
     format: str,
-    model: str,
     column: list[str],
     time: str | None,
-    options: tuple[Any, ...],
-    ahead: int,
+    options: dict[str, Any],
     *,
     live: bool = False,
-    journal: Path | None = None,
     page: dict[str, Any] | None = None,
 ) -> int:
-    """Read a stream to its end; the exit code. ``page`` shows it in a browser."""
+    """Read a stream to its end; the exit code. ``options`` are of ``Settings``; ``page`` shows it in a browser."""
     if str(file) != "-" and not file.exists():
         raise _failed(f"{file}: no such file", 2)
     _keep_compiled()
@@ -180,7 +192,7 @@ def _run(  # noqa: PLR0913
     from smcssm.cli.session import Session, Settings
     from smcssm.errors import SmcssmError
 
-    settings = Settings(model, Columns(tuple(column), time), *options, journal=journal, ahead=ahead)
+    settings = Settings(columns=Columns(tuple(column), time), **options)
     try:
         if page is not None:
             from smcssm.cli.watch import watched

@@ -16,14 +16,14 @@ MOST = 10_000
 class Grid:
     """The grid that times of regular observations lie on."""
 
-    def __init__(self, continuous_time: bool) -> None:
-        self._continuous = continuous_time
+    def __init__(self, continuous_time: bool, unit: np.timedelta64 | None = None) -> None:
+        self._continuous, self.unit = continuous_time, unit
         self._last: Stamp | None = None
         self.step: Step | None = None
 
     def free(self, moment: Any) -> bool:
-        """Whether any time will do: the model takes the number as it is."""
-        return self._continuous and isinstance(moment, float)
+        """Whether any time will do: a number as it is, a date where the unit of time is known."""
+        return self._continuous and (isinstance(moment, float) or (moment is not None and self.unit is not None))
 
     def learn(self, moments: list[Stamp]) -> None:
         """Find the step from the first times; of two kinds of time the first one counts."""
@@ -45,7 +45,10 @@ class Grid:
         if self.free(moment):
             return []
         if not moment > last:
-            raise InputError(f"time goes back or stands still: {written(moment)} after {written(last)}")
+            raise InputError(
+                f"time goes back or stands still: {written(moment)} after {written(last)}; lines have to come in the "
+                "order of time: sort the file by that column"
+            )
         if step is None:
             return []
         if (far := steps_to(last, moment, step)) > MOST:
@@ -53,14 +56,22 @@ class Grid:
         passed = between(last, moment, step)
         if passed is None:
             found = f"time {written(moment)} is about {far:.3g} steps after {written(last)}"
-            raise InputError(f"{found}, not on the grid of one every {told(step)}")
+            raise InputError(f"{found}, not on the grid of one every {told(step)}; {self._remedy(moment)}")
         return passed
+
+    def _remedy(self, moment: Stamp) -> str:
+        """What to do about irregular times."""
+        model = "" if self._continuous else "a model that holds for any gap (level+noise, say)"
+        unit = "" if isinstance(moment, float) else "--time-unit, in which its hyperparameters are (1h, say)"
+        return f"irregular times need {' and '.join(filter(None, (model, unit)))}"
 
     def accept(self, moment: Stamp | None) -> None:
         """The engine has taken an observation at this time."""
         if moment is None:
             return
-        if self._last is not None and self.step is None:
+        if self.free(moment):
+            self.step = 1.0 if isinstance(moment, float) else self.unit
+        elif self._last is not None and self.step is None:
             self.step = moment - self._last
         self._last = moment
 

@@ -45,7 +45,7 @@ class Folder:
         if header is not None and self.told is None:
             raise ModelError(f"{path} is a journal, but not of smcssm stream: ss.Engine.open resumes it")
         if self.told is not None:
-            wrong = [f"{n} was {self.told[n]!r}, now {v!r}" for n, v in settings.items() if self.told[n] != v]
+            wrong = [f"{n} was {self.told.get(n)!r}, now {v!r}" for n, v in settings.items() if self.told.get(n) != v]
             if wrong:
                 raise ModelError(f"{path} is the journal of another stream: {'; '.join(wrong)}")
         self.refused: set[int] = set()

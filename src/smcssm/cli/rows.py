@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,10 +136,21 @@ def _value(name: str, cell: Any) -> float:
         return math.nan
     number = _float(cell)
     if number is None:
-        raise InputError(f"{name}: expected a number, got {_short(cell)}")
+        raise InputError(f"{name}: expected a number, got {_short(cell)}{_remedy(cell)}")
     if math.isinf(number):
         raise InputError(f"{name}: {_short(cell)} is not an observation; a missing value is an empty cell or null")
     return number
+
+
+def _remedy(cell: Any) -> str:
+    """What is probably wrong with a cell that is no number."""
+    if isinstance(cell, str) and re.fullmatch(r"\s*[-+]?[\d.]*,\d+\s*", cell):
+        return "; the decimal sign is a point"
+    try:
+        datetime.fromisoformat(cell.strip())
+    except (AttributeError, ValueError):
+        return ""
+    return "; a column of times goes to --time"
 
 
 def _float(cell: Any) -> float | None:
@@ -158,7 +170,9 @@ def moment(name: str, stamp: Any) -> float | np.datetime64:
     try:
         when = datetime.fromisoformat(stamp.strip())
     except (AttributeError, ValueError):
-        raise InputError(f"{name}: expected a number or an ISO 8601 time, got {_short(stamp)}") from None
+        raise InputError(
+            f"{name}: expected a number or an ISO 8601 time, got {_short(stamp)}; one such is 2026-03-31 14:00"
+        ) from None
     when = when if when.tzinfo is None else when.astimezone(UTC).replace(tzinfo=None)
     return np.datetime64(when, "ns")
 

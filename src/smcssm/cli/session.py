@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Console
 
-from smcssm.cli import catalogue, tables
+from smcssm.cli import catalogue, output
 from smcssm.cli.clock import Grid
 from smcssm.cli.lines import opened
 from smcssm.cli.resume import Folder, Start, Terminated, same, termination
@@ -36,6 +36,7 @@ from smcssm.errors import (
 from smcssm.grid import told, written
 from smcssm.record import StepInfo, StepInfos
 from smcssm.schedules import Immediate, Jitter, Paced
+from smcssm.stamps import unit_of
 
 HELD_BACK = 20
 SCHEDULES = {"immediate": Immediate, "paced": Paced, "jitter": Jitter}
@@ -56,6 +57,8 @@ class Settings(NamedTuple):
     journal: Path | None = None
     ahead: int = 1
     """How many forecasts stand in the summary."""
+    forecast: Path | None = None
+    time_unit: str | None = None
     follow: bool = False
     board: Callable[[Console], AbstractContextManager[Any]] | None = None
     """Shows the stream, as ``Board`` does."""
@@ -76,7 +79,8 @@ class Session:
         self.build = catalogue.parse(settings.model)
         blank = self.build(catalogue.Start())
         self.columns = settings.columns._replace(inputs=blank.input_names)
-        self.grid = Grid(blank.continuous_time)
+        self.grid = Grid(blank.continuous_time, _unit(settings, blank))
+        self._remedies: set[str] = set()
         self.engine: Engine | None = None
         self.log_evidence, self.missing, self.rejected, self.moves = 0.0, 0, 0, 0
         self.lines, self.lost = 0, 0
@@ -100,7 +104,7 @@ class Session:
                 self.engine.close()
 
     def _run(self, path: Path, kind: str) -> int:
-        start, code = time.perf_counter(), 0
+        start, code, stopped = time.perf_counter(), 0, None
         try:
             with termination(), opened(path, self.settings.follow) as lines:
                 first = next(lines, b"")
@@ -116,15 +120,25 @@ class Session:
         except (KeyboardInterrupt, Terminated) as signal:
             code = 130 if isinstance(signal, KeyboardInterrupt) else 143
         except Rejected as reason:
-            code = 1
-            self.err.print(f"stopped: {reason}", markup=False)
+            code, stopped = 1, reason
         if self.engine is None or self.engine.t == 0:
+            self._tell_end(stopped)
             self.err.print("no observation was taken")
             return code or 1
         if self.folder is not None:
             self.engine.checkpoint()
-        self.err.print(summary(self, time.perf_counter() - start))
+        self.err.print(output.summary(self, time.perf_counter() - start))
+        if self.settings.forecast is not None:
+            output.write_forecast(self, self.settings.forecast)
+        self._tell_end(stopped)
         return code
+
+    def _tell_end(self, stopped: Rejected | None) -> None:
+        """Why it ended, and what those who read only the end should know."""
+        if stopped is None and self.lost and self.columns.time is None:
+            self.err.print("rejected lines were left out as if no time had passed; --on-error missing counts the step")
+        if stopped is not None:
+            self.err.print(f"stopped: {stopped}", markup=False)
 
     def _accepted(self, found: Iterable[Row]) -> Iterator[Row]:
         """Rows that were understood; the others are reported, and left out or counted as missing."""
@@ -188,6 +202,8 @@ class Session:
         sd = scale if want.initial_sd is None else want.initial_sd
         start = Start(float(scale), tuple(map(float, means)), float(sd))
         options: dict[str, Any] = dict(schedule=SCHEDULES[want.schedule](), record=want.record)
+        if self.grid.unit is not None:
+            options["time_unit"] = self.grid.unit
         if self.folder is not None:
             options |= dict(journal=self.folder.new(start, self.grid.step), record=1)
         engine = Engine(*self._model(start), n_particles=want.particles, seed=want.seed, **options)
@@ -274,7 +290,7 @@ class Session:
         self._write(row, info)
 
     def _write(self, row: Row, info: StepInfo) -> None:
-        self.out.write(json.dumps(report(row, info, self.log_evidence), allow_nan=False) + "\n")
+        self.out.write(json.dumps(output.report(row, info, self.log_evidence), allow_nan=False) + "\n")
         self.out.flush()
         if self.board is not None and self.engine is not None:
             self.board.update(self.engine, info, row, self.log_evidence)
@@ -297,30 +313,17 @@ class Session:
             raise Rejected(f"{self.lost} of {count(self.lines, 'line')} could not be taken")
 
     def _note(self, line: int | None, text: str) -> None:
-        self.err.print(f"line {line}: {text}", markup=False)
+        """About a line. What follows a semicolon is what to do about it, and is told once."""
+        what, _, remedy = text.partition("; ")
+        self.err.print(f"line {line}: {what if remedy in self._remedies else text}", markup=False)
+        self._remedies.add(remedy)
 
 
 def _fixed(settings: Settings) -> dict[str, Any]:
     """What has to be the same in every run of a stream, as JSON has it."""
-    names = ("model", "on_error", "scale", "initial_mean", "initial_sd", "particles", "seed", "schedule")
+    names = ("model", "on_error", "scale", "initial_mean", "initial_sd", "particles", "seed", "schedule", "time_unit")
     columns = {"column": list(settings.columns.channels), "time": settings.columns.time}
     return {name: getattr(settings, name) for name in names} | columns
-
-
-def summary(session: Session, seconds: float) -> Group:
-    """The end of a stream."""
-    engine = session.engine
-    assert engine is not None
-    stamps = [str(written(stamp)).removesuffix("T00:00:00") for stamp in session.grid.ahead(session.settings.ahead)]
-    labels = stamps or ["next observation", *(f"{h} ahead" for h in range(2, session.settings.ahead + 1))]
-    ahead = {label: h for h, label in enumerate(labels, 1)}
-    table = tables.posterior(engine, f"after {count(engine.t, 'observation')}", ahead)
-    since = " since it was resumed" if session.resumed_at else ""
-    text = (
-        f"{count(engine.t, 'observation')} ({session.missing} missing), {count(session.rejected, 'line')} rejected, "
-        f"{count(session.moves, 'move')}{since}, log evidence {session.log_evidence:.2f}, {seconds:.1f} s"
-    )
-    return Group(table, text)
 
 
 def spread(values: np.ndarray) -> float:
@@ -337,31 +340,18 @@ def spread(values: np.ndarray) -> float:
     return scale
 
 
-def report(row: Row, info: StepInfo, log_evidence: float) -> dict[str, Any]:
-    """What is written of one observation; null where there is no number."""
-    y = row.values[0] if len(row.values) == 1 else row.values
-    return {
-        "t": info.t,
-        "line": row.line,
-        "time": row.stamp,
-        "y": _plain(y),
-        "log_predictive": info.log_predictive,
-        "predictive_mean": _plain(info.predictive_mean),
-        "predictive_sd": _plain(info.predictive_sd),
-        "pit": _plain(info.pit),
-        "ess": info.ess,
-        "moved": info.moved,
-        "acceptance": _plain(info.acceptance),
-        "status": info.status.name,
-        "log_evidence": log_evidence,
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and lists of them, None for NaN."""
-    if np.ndim(value):
-        return [_plain(v) for v in value]
-    return None if math.isnan(value) else float(value)
+def _unit(settings: Settings, model: AbstractModel) -> np.timedelta64 | None:
+    """The unit of time of dates that need not lie on a grid."""
+    if settings.time_unit is None:
+        return None
+    if settings.columns.time is None:
+        raise ModelError("--time-unit: give --time, the column of the times, as well")
+    if not model.continuous_time:
+        raise ModelError(
+            f"--time-unit: one step of model {settings.model!r} is one observation; leave it out for a grid of times, "
+            "or take a model that holds for any gap (level+noise, say)"
+        )
+    return unit_of(settings.time_unit)
 
 
 def _check(settings: Settings, model: AbstractModel) -> None:
@@ -371,6 +361,12 @@ def _check(settings: Settings, model: AbstractModel) -> None:
         raise ModelError(
             f"model {settings.model!r} observes {len(channels)} ({', '.join(channels)}): give --column that often, "
             f"in this order; got {', '.join(settings.columns.channels)}"
+        )
+    if model.input_names and (settings.forecast is not None or settings.ahead > 1):
+        raise ModelError(
+            f"{'--ahead' if settings.forecast is None else '--forecast'}: model {settings.model!r} needs the inputs of "
+            "the steps to come. Append lines that have them and no value: what the lines that are written say of these "
+            "(predictive_mean, predictive_sd) is the forecast"
         )
     for name in ("scale", "initial_mean", "initial_sd"):
         value = getattr(settings, name)

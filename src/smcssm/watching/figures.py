@@ -23,7 +23,7 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure as new_figure
 
-from smcssm.drawing import AHEAD, DATA, FAINT, MARK, PAST, Z95, band_limits, forecast_limits, pit_bars
+from smcssm.drawing import AHEAD, BAR, DATA, FAINT, MARK, PAST, Z95, band_limits, forecast_limits, pit_bars
 from smcssm.readout.diagnose import uniformity
 from smcssm.watching.frames import Frame
 
@@ -137,8 +137,8 @@ class Calibration:
         self.figure = _figure(230, "Calibration")
         self._bars, bars = _source("left", "right", "count")
         sides = dict(left="left", right="right", top="count", bottom=0)
-        self.figure.quad(**sides, source=bars, fill_color=PAST, fill_alpha=0.55, line_color="white")
-        self._band = BoxAnnotation(fill_color=FAINT, fill_alpha=0.25, level="overlay")
+        self.figure.quad(**sides, source=bars, fill_color=BAR, line_color="white")
+        self._band = BoxAnnotation(fill_color=FAINT, fill_alpha=0.25, level="underlay")
         self._expected = Span(dimension="width", line_color=DATA, line_dash="dashed")
         self.figure.add_layout(self._band)
         self.figure.add_layout(self._expected)
@@ -185,7 +185,7 @@ def _legend(f: Any, items: list[tuple[str, list[Any]]]) -> list[LegendItem]:
     entries = [LegendItem(label=label, renderers=renderers) for label, renderers in items]
     legend: Any = Legend(location="top_left", orientation="horizontal")
     legend.border_line_color, legend.padding, legend.label_text_font_size = None, 0, "12px"
-    legend.items = entries
+    legend.items, legend.spacing = entries, 16
     f.add_layout(legend, "above")
     return entries
 

@@ -83,14 +83,15 @@ class Reader:
             self._prior = prior_quantiles(shot, (0.05, 0.5, 0.95))
         upto = self._stamps[-1][0] if self._stamps else shot.t  # a step may be told before its time is
         steps = steps.isel(time=steps["time"].values <= upto).isel(time=slice(-self.last, None))
-        x, ahead_x = self._places(steps["time"].values)
+        ahead = self._ahead()
+        x, ahead_x = self._places(steps["time"].values, ahead)
         smc, n = shot.smc, shot.population.log_weight.shape[-1]
         return Frame(
             t=int(steps["time"].values[-1]),
             x=x,
             steps=steps,
             ahead_x=ahead_x,
-            ahead=self._ahead(),
+            ahead=None if ahead is None else ahead["quantiles"].values,
             prior=self._prior,
             status=Status(int(steps["status"].values[-1])).name,
             log_evidence=float(log_mean(shot.log_evidence())),
@@ -115,19 +116,24 @@ class Reader:
         self._alarms.extend(found)
         self._alarmed += len(found)
 
-    def _places(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Stamps where there is one of each observation, else numbers; and those of the forecasts."""
+    def _places(self, t: np.ndarray, ahead: xr.Dataset | None) -> tuple[np.ndarray, np.ndarray]:
+        """Stamps where there is one of each observation, else numbers; and those of the forecasts.
+
+        An engine that holds for any gap knows the times it forecasts; one on a grid was not told of any.
+        """
         known = dict(self._stamps)
         steps = np.arange(1, self.h + 1)
         if not all(i in known for i in t.tolist()):
             return t, t[-1] + steps
         x = np.asarray([known[i] for i in t.tolist()])
+        if ahead is not None and "time" in ahead:
+            return x, ahead["time"].values
         return x, x[-1] + steps * (np.median(np.diff(x)) if len(x) > 1 else 0 * (x[-1] - x[-1]))
 
-    def _ahead(self) -> np.ndarray | None:
+    def _ahead(self) -> xr.Dataset | None:
         if not self.h:
             return None
         try:
-            return self.engine.forecast(self.h, quantiles=LEVELS)["quantiles"].values
+            return self.engine.forecast(self.h, quantiles=LEVELS)
         except SmcssmError:  # it reads inputs, say, which nobody knows yet
             return None

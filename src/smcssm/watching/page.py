@@ -52,7 +52,8 @@ class Page:
         for picture in self._pictures:
             picture.draw(frame, channel)
         y = frame.steps["y"].values[-1, channel]
-        when = f", {str(frame.x[-1]).removesuffix('.000000000')}" if frame.x.dtype.kind == "M" else ""
+        stamp = str(frame.x[-1]).removesuffix(".000000000").removesuffix(":00").replace("T", " ")
+        when = f", {stamp}" if frame.x.dtype.kind == "M" else ""
         self._head.object = _headline(
             self._title,
             f"after observation {frame.t}{when}: {'missing' if np.isnan(y) else f'{y:.4g}'}",
