@@ -112,8 +112,9 @@ class FleetRuntime:
                 after, told = self._attempt(state, row)
                 break
             except _Refused as refusal:
+                again = (found[refusal.series] != Status.OK).any()  # without its value too
                 found[refusal.series] = refusal.status
-                missing = self.smc.impossible == "missing" and refusal.status == Status.IMPOSSIBLE
+                missing = self.smc.impossible == "missing" and refusal.status == Status.IMPOSSIBLE and not again
                 row = without(row, refusal.series, reported=missing)
         told.row.status[:] = np.maximum(told.row.status, found)
         quarantine = np.where(offered & ~told.taken, told.row.status, state.quarantine)

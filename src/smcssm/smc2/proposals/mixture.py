@@ -107,7 +107,7 @@ def _one_or_two(points: Points) -> Fit:
 
 
 def _upper(points: Points) -> Bool[Array, " n"]:
-    """Which points lie above the mean in the direction that looks most bimodal.
+    """Which points lie beyond the mean, on the side of the longer tail, in the direction that looks most bimodal.
 
     Candidates are the coordinates and the leading principal direction of them all; (skewness² + 1) / kurtosis is 1/3
     for a Gaussian and near 1 for two modes, equal or not.
@@ -119,7 +119,8 @@ def _upper(points: Points) -> Bool[Array, " n"]:
     second, third, fourth = (x**p @ points.weight for p in (2, 3, 4))
     tiny = jnp.finfo(x.dtype).tiny
     bimodality = (third**2 + second**3) / jnp.maximum(fourth * second, tiny)
-    return x[jnp.argmax(bimodality)] > 0
+    best = jnp.argmax(bimodality)
+    return jnp.where(third[best] < 0, x[best] < 0, x[best] > 0)  # an eigenvector has no sign of its own
 
 
 def _em(
