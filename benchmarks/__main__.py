@@ -14,6 +14,7 @@ what is compared and why that is fair. Rivals are installed on demand (``environ
 import argparse
 import importlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -44,8 +45,8 @@ def one(name: str, quick: bool, output: Path) -> None:
     told, start = about(quick), time.perf_counter()
     module = importlib.import_module(f"benchmarks.{name}")
     rows = [asdict(Record(**row)) for row in module.rows(quick)]
-    seconds = time.perf_counter() - start
-    output.write_text(json.dumps({"about": told | {"seconds": seconds}, "rows": rows}, indent=1) + "\n")
+    told |= {"seconds": time.perf_counter() - start, "cpu_s": sum(os.times()[:4])}
+    output.write_text(json.dumps({"about": told, "rows": rows}, indent=1) + "\n")
 
 
 def run(chosen: list[str], quick: bool) -> int:

@@ -79,6 +79,7 @@ def where(told: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
     machine = told.get("device") or f"{told['cpu']}, {told['cores']} cores, load {told['load']:.1f} at the start"
     took = f", {told['seconds']:.0f} s" if "seconds" in told else ""
+    took += f" ({told['cpu_s']:.0f} of the processor)" if "cpu_s" in told else ""
     return f"*{told['date'][:10]}, {told['sizes']} sizes{took}; {machine}; Python {told['python']}, {versions}.*"
 
 
