@@ -4,6 +4,7 @@ import ast
 import json
 from typing import Any
 
+from benchmarks import picture
 from benchmarks.records import RESULTS, ROOT, Record
 
 HEADS = ("what", "ours", "rival", "theirs", "ratio", "first call, s", "error", "of")
@@ -13,6 +14,8 @@ Made by `python -m benchmarks table` from what `python -m benchmarks run` measur
 how many times better ours is, below 1 worse: the rows where we lose are here as well. First calls, compiling included,
 are apart from repeats, and the error of an answer stands beside the time that it took, ours / theirs. Times on a
 machine that is shared vary from run to run by tens of per cent; the ratios within one run are what counts.
+
+![Every ratio, by benchmark and rival, on a logarithmic axis](images/benchmarks.png)
 
 """
 
@@ -85,9 +88,11 @@ def where(told: dict[str, Any]) -> str:
 
 def main(chosen: list[str], quick: bool) -> None:
     del chosen, quick
-    order = ["headline", "filters", "kernels", "history", "smc2", "gp"]
+    order = ["headline", "smc2", "refit", "batch_vs_online", "filters", "kernels", "history", "gp", "fleet"]
     paths = {path.stem: path for path in sorted(RESULTS.glob("*.json"))}
     there = [name for name in [*order, *sorted(set(paths) - set(order))] if name in paths]
-    parts = [section(name, found) for name in there if "rows" in (found := json.loads(paths[name].read_text()))]
+    results = {name: found for name in there if "rows" in (found := json.loads(paths[name].read_text()))}
+    picture.draw(results)
+    parts = [section(name, found) for name, found in results.items()]
     (ROOT / "docs" / "benchmarks.md").write_text((TOP + "\n".join(parts)).rstrip() + "\n")
     print(f"docs/benchmarks.md: {len(parts)} sections")
