@@ -17,6 +17,8 @@ import numpy as np
 
 import smcssm as ss
 
+MODEL = ss.models.AR(1) + ss.models.Noise()
+PRIOR = MODEL.default_prior(1.0)  # one for all runs, which then share compiled programs
 WINDOWS = ((1_000, 10_000), (10_000, 50_000), (50_000, 100_000))
 SCHEDULES = {"paced": ss.Paced(), "immediate": ss.Immediate()}
 SURPRISES = {600: 10.0, 3_000: 12.0, 30_000: 30.0, 70_000: 50.0}  # a narrower posterior is harder to surprise
@@ -38,8 +40,7 @@ def times(
     schedule: ss.Paced | ss.Immediate, y: np.ndarray, n_particles: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Processor ms of each step after warm-up, at which a move ended, and which were bridging a surprise."""
-    model = ss.models.AR(1) + ss.models.Noise()
-    engine = ss.Engine(model, model.default_prior(1.0), n_particles=n_particles, schedule=schedule)
+    engine = ss.Engine(MODEL, PRIOR, n_particles=n_particles, schedule=schedule)
     engine.warmup()
     took, moved, bridging = np.empty(len(y)), np.zeros(len(y), bool), np.zeros(len(y), bool)
     gc.collect()
