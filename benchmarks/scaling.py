@@ -19,7 +19,7 @@ from benchmarks.records import RESULTS, ROOT, about
 
 PATH = RESULTS / "scaling.json"
 ROWS = 256  # of a block
-SIZES = [(1, 1000), (1, 4000), (16, 256), (64, 64), (64, 256), (256, 64)]  # series, particles
+SIZES = [(1, 1000), (1, 4000), (16, 256), (64, 256), (256, 64)]  # series, particles
 LAST = {True: (256, 256), False: (1024, 256)}
 TERMS = {"row": (1, 1, 1), "block": (1, 0, 1), "replay": (1, 0, 1), "sweep": (1, 1, 1)}  # const, series, particles
 NAMES = {
