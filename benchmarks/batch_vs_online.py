@@ -130,7 +130,7 @@ def around(t: int) -> slice:
 
 
 def rows(quick: bool) -> list[dict[str, Any]]:
-    lengths, repetitions = ((50, 200, 1000), 10) if quick else (LENGTHS, 50)
+    lengths, repetitions = ((50, 1000), 10) if quick else (LENGTHS, 50)
     y, out = track(lengths[-1] + WINDOW // 2), []
     gc.disable()
     took, again, compiling = engine_steps(y, lengths, repetitions)
