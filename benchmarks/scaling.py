@@ -6,6 +6,7 @@ Local linear trends in float64, processor seconds. Rows are missing values: the 
 has to move. Replays and sweeps are timed as moves run them. The largest size is left out of the fit, and predicted.
 """
 
+import functools
 import json
 import pickle
 import time
@@ -19,16 +20,16 @@ from benchmarks.records import RESULTS, ROOT, about
 
 PATH = RESULTS / "scaling.json"
 ROWS = 256  # of a block
-SIZES = [(1, 1000), (1, 4000), (16, 256), (64, 256), (256, 64)]  # series, particles
-LAST = {True: (256, 256), False: (1024, 256)}
+SIZES = [(1, 1000), (1, 4000), (16, 256), (64, 64)]  # series, particles
+LAST = {True: (64, 256), False: (1024, 256)}
 TERMS = {"row": (1, 1, 1), "block": (1, 0, 1), "replay": (1, 0, 1), "sweep": (1, 1, 1)}  # const, series, particles
 NAMES = {
     "row": "a row of a fleet, `fleet.step`",
     "block": "a row of an engine, within a block",
     "replay": "a row of history, in a sweep of a move",
-    "sweep": "the rest of a sweep: fit, draw, accept, and how much of the start is left",
+    "sweep": "the rest of a sweep: fit, draw, accept",
 }
-GROWTH = 3000  # observations after which moves have become rare
+GROWTH = 2000  # observations after which moves have become rare
 MEMORY = 64e9  # of a machine
 
 
@@ -43,10 +44,13 @@ def least(f: Callable[[], Any], repeats: int) -> float:
     return min(times)
 
 
-def trend() -> Any:
+@functools.cache
+def trend() -> tuple[Any, Any]:
+    """Model and prior: the same for all, which then share programs."""
     import smcssm as ss
 
-    return ss.models.LocalLinearTrend(initial_sd=(10.0, 1.0))
+    model = ss.models.LocalLinearTrend(initial_sd=(10.0, 1.0))
+    return model, model.default_prior(1.0)
 
 
 def of_size(series: int, n: int) -> dict[str, float]:
@@ -55,11 +59,11 @@ def of_size(series: int, n: int) -> dict[str, float]:
 
     import smcssm as ss
     from smcssm.smc2.adapt import compiled
-    from smcssm.smc2.challengers import replay
+    from smcssm.smc2.challengers import accept, replay
     from smcssm.smc2.kernels.metropolis import draw, fitting
 
-    fleet = ss.Fleet(trend(), series=series, n_particles=n)
-    engine = ss.Engine(trend(), n_particles=n, runs=series, record=None)
+    fleet = ss.Fleet(*trend(), series=series, n_particles=n)
+    engine = ss.Engine(*trend(), n_particles=n, runs=series, record=None)
     nothing = np.full(ROWS, np.nan)
     row = least(lambda: fleet.step(nothing[:1].repeat(series)), 9)
     block = least(lambda: engine.update(nothing, progress=False), 5) / ROWS
@@ -67,20 +71,22 @@ def of_size(series: int, n: int) -> dict[str, float]:
     smc, population, history = runtime.smc, runtime.state.population, runtime.history
     since, due, counters = np.full(series, len(history)), np.ones(series, bool), (np.int64(0), np.int64(0))
     with jax.enable_x64(True):
-        proposal = smc.kernel.proposals[0]
+        proposal, ready = smc.kernel.proposals[0], jax.block_until_ready
         tuning = fitting(smc, proposal, population)
-        start, _ = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)
-        all_rows = least(
-            lambda: jax.block_until_ready(replay(smc, population, start, history, since, *counters).log_lik), 5
+        drawing, judge = compiled(draw, smc, proposal), compiled(accept, smc)
+        start, log_ratio = drawing(tuning, population, history.first, *counters)
+        end = (history, since, *counters)
+        replays = least(lambda: ready(replay(smc, population, start, *end).log_lik), 5)
+        rest = (
+            lambda: fitting(smc, proposal, population),
+            lambda: drawing(tuning, population, history.first, *counters)[1],
+            lambda: judge(population, start, log_ratio, due, *counters)[1],
         )
-        one = dict(rung=0, max_sweeps=1)
-        whole = least(
-            lambda: jax.block_until_ready(smc.kernel.move(smc, population, history, since, due, **one)[0].z), 5
-        )
+        sweep = sum(least(lambda f=f: ready(f()), 5) for f in rest)
     held = sum(a.nbytes for a in jax.tree.leaves(population) if a.ndim >= 2) / series / n
     kept = sum(a.nbytes for a in history.columns(0, len(history)).values()) / series / len(history)
-    found = {"series": series, "n": n, "row": row, "block": block, "replay": all_rows / len(history)}
-    return found | {"sweep": max(whole - all_rows, 0.0), "bytes": held, "history_bytes": kept}
+    found = {"series": series, "n": n, "row": row, "block": block, "replay": replays / len(history)}
+    return found | {"sweep": sweep, "bytes": held, "history_bytes": kept}
 
 
 def of_driver(series: int, shards: int = 8) -> dict[str, float]:
@@ -88,8 +94,8 @@ def of_driver(series: int, shards: int = 8) -> dict[str, float]:
     import smcssm as ss
     from smcssm.fleets.rows import block_of_one
 
-    model, names, y = trend(), tuple(range(series)), np.zeros(series)
-    info = ss.Fleet(model, series=16, n_particles=64).step(y[:16])
+    (model, prior), names, y = trend(), tuple(range(series)), np.zeros(series)
+    info = ss.Fleet(model, prior, series=SIZES[-1][0], n_particles=SIZES[-1][1]).step(y[: SIZES[-1][0]])
     answer = {f.name: getattr(info, f.name) for f in fields(info) if f.name != "names"}
     few = series // shards
     answer = {k: np.resize(v, (few, *v.shape[1:])) for k, v in answer.items()}
@@ -113,7 +119,7 @@ def of_moves() -> dict[str, float]:
     rng = np.random.default_rng(0)
     slope = np.cumsum(0.02 * rng.standard_normal(GROWTH))
     y = np.cumsum(slope + 0.3 * rng.standard_normal(GROWTH)) + rng.standard_normal(GROWTH)
-    engine, at, sweeps = ss.Engine(trend(), n_particles=1000, record=None), [], []
+    engine, at, sweeps = ss.Engine(*trend(), n_particles=1000, record=None), [], []
     for t, value in enumerate(y, 1):
         if engine.step(value).moved:
             at.append(t)
