@@ -217,7 +217,7 @@ def _many(cost: Callable[..., float], size: float, kept: float, driver: dict[str
     for series in (1e3, 1e5, 1e7):
         row, per_series = cost("row", series, 256), cost("row", series, 0) / cost("row", series, 256)
         sweep, memory = cost("sweep", series, 256) + 256 * cost("replay", series, 256), size * series * 256
-        where = f"arithmetic of particles, {1 - per_series:.0%} of a row; what is per series is {per_series:.0%}"
+        where = f"arithmetic of particles, {1 - per_series:.0%} of a row"
         where = f"memory: {memory / MEMORY:.0f} machines of 64 GB; then {where}" if memory > MEMORY else where
         out.append(
             f"| {series:.0e} | {seconds(row)} | {seconds(sweep)} | {amount(memory)} | {amount(kept * series)} | "

@@ -68,7 +68,7 @@ def test_costs_are_found_again_and_the_page_of_scaling_says_what_is_short(tmp_pa
         np.testing.assert_allclose(found["fits"][kind], a, rtol=1e-6, atol=1e-15)
         np.testing.assert_allclose(found["gaps"][kind], np.zeros(len(sizes)), atol=1e-6)
     text = (tmp_path / "docs" / "scaling.md").read_text()
-    assert "| 1e+07 | 126 s |" in text  # 1e-3 + 1e7 * 1e-5 + 256e7 * 1e-8
+    assert "| 1e+07 | 2.09 min |" in text  # 1e-3 + 1e7 * 1e-5 + 256e7 * 1e-8
     assert "memory: 4 machines of 64 GB" in text
 
 
