@@ -249,7 +249,7 @@ def interval(mine: tuple, theirs: tuple, rounds: int = 4000) -> tuple[float, flo
 
 def compare(problem: str, who: str, length: int, sizes: tuple[int, int], quick: bool, mine: Any) -> Any:
     """One row, beside what was measured of ours."""
-    p, seeds, budget = PROBLEMS[problem], 16 if quick else 32, 20.0 if quick else 600.0
+    p, seeds, budget = PROBLEMS[problem], 16 if quick else 32, 10.0 if quick else 600.0
     found = mine[str(length)]
     pilot = np.concatenate([np.array(r["draws"]) for r in found], axis=1)
     right = truth(p, p.data(length), pilot, 40_000 if quick else 200_000)

@@ -2,29 +2,25 @@
 
 The log-likelihood of one series, a sum of two Matern-3/2 processes (four states) with white noise, on a regular grid;
 all matrices dense and known when running only. Every case runs in a process of its own, so that its compile time and
-its peak memory (of the whole process, JAX included) are its own; rivals that are not installed are left out. Seconds of
-compiling are those of the processor, which other work on the machine disturbs little.
-
-    python benchmarks/history.py [--fast] [--lengths 1000 100000] [--particles 16] [--output history.json]
+its peak memory (of the whole process, JAX included) are its own. Seconds are those of the processor, of all threads
+together, which other work on the machine disturbs least; of runs the least.
 """
 
-import argparse
-import importlib.util
 import json
-import os
 import resource
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import environments
+
 SCALES, NOISE, DT = (1.0, 20.0), 0.5, 0.5
 SOLVERS = ("ours sequential", "ours parallel", "smolgp sequential", "smolgp parallel")
 SOLVERS += ("cuthbert sequential", "cuthbert parallel")
+COSTS = (("compiling", "CPU s", "compile_s"), ("memory of the process", "MiB", "peak_mib"))
 
 
 def matrices():
@@ -108,108 +104,67 @@ def one(solver, t, n, rounds):
     with jax.enable_x64(True):
         run, args = {"ours": ours, "smolgp": smolgp, "cuthbert": cuthbert}[library](t, n, way == "parallel")
         args = (jnp.asarray(data(t))[:, None],) if args is None else args
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.process_time()
         program = jax.jit(run).lower(*args).compile()
         compiling = time.process_time() - start
         value, times = float(np.ravel(program(*args))[0]), []
         for _ in range(rounds):
-            start = time.perf_counter()
+            start = time.process_time()
             jax.block_until_ready(program(*args))
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    row = {"solver": solver, "t": t, "n": n, "compile_s": compiling, "run_s": float(np.median(times))}
-    return row | {
-        "run_min_s": float(np.min(times)),
-        "peak_mib": peak / 1024,
-        "before_mib": before / 1024,
-        "log_lik": value,
-    }
+    row = {"t": t, "compile_s": compiling, "run_s": float(np.min(times)), "peak_mib": peak / 1024}
+    return row | {"log_lik": value}
 
 
-def elsewhere(solver, t, n, rounds):
-    """The same in a process of its own."""
-    command = [sys.executable, __file__, "--case", json.dumps([solver, t, n, rounds])]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["killed"]
-        return {"solver": solver, "t": t, "n": n, "failed": last[0][:200]}
-    return json.loads(done.stdout.splitlines()[-1])
+# --- all together
+
+
+def case(solver, t, n, rounds, limit):
+    """The same in a process of its own, and in the environment of a rival."""
+    job = ("history", solver, str(t), str(n), str(rounds))
+    if solver.startswith("ours"):
+        return environments.ask_of(sys.executable, *job, limit=limit)
+    return environments.ask("smoothers", *job, limit=limit)
+
+
+def against(found, solver, rounds, limit):
+    """Rows of ours beside those of a rival."""
+    way, t = solver.partition(" ")[2], found["t"]
+    row = {"what": f"{way}, t = {t}", "unit": "CPU ms", "ours": 1e3 * found["run_s"], "rival": solver}
+    row |= {"first": found["compile_s"]}
+    try:
+        theirs = case(solver, t, 1, rounds, limit)
+    except environments.RivalError as error:
+        return [row | {"note": str(error)}]
+    row |= {"theirs": 1e3 * theirs["run_s"], "their_first": theirs["compile_s"]}
+    row |= {"error": abs(found["log_lik"] / theirs["log_lik"] - 1), "error_of": "relative, between the two"}
+    costs = [
+        {"what": f"{way}, t = {t}: {what}", "unit": unit, "ours": found[of], "rival": solver, "theirs": theirs[of]}
+        for what, unit, of in COSTS
+    ]
+    return [row, *costs] if way == "parallel" else [row]
 
 
 def rows(quick):
-    from benchmarks import environments
-
-    lengths, rounds = ((1000,), 5) if quick else ((1000, 10_000, 100_000), 7)
+    lengths, rounds, limit = ((1000,), 5, 300) if quick else ((1000, 10_000, 100_000), 7, 900)
     rivals = [s for s in SOLVERS if not s.startswith("ours")]
-    rivals = [s for s in rivals if not (quick and s == "smolgp parallel")]  # compiles for a minute
     out = []
-
-    def case(solver, t, n):
-        limit, job = (150 if quick else 600), ["--case", json.dumps([solver, t, n, rounds])]
-        if solver.startswith("ours"):
-            return environments.ask_of(sys.executable, "history", *job, limit=limit)
-        return environments.ask("smoothers", "history", *job, limit=limit)
-
     for t in lengths:
-        mine = {way: case(f"ours {way}", t, 1) for way in ("sequential", "parallel")}
-        for way, found in mine.items():
-            same = {"what": f"{way}, t = {t}", "unit": "ms", "ours": 1e3 * found["run_s"], "first": found["compile_s"]}
-            for solver in (s for s in rivals if s.endswith(way)):
-                row = same | {"rival": solver}
-                try:
-                    theirs = case(solver, t, 1)
-                    row |= {"theirs": 1e3 * theirs["run_s"], "their_first": theirs["compile_s"]}
-                    row |= {"error": abs(found["log_lik"] / theirs["log_lik"] - 1), "error_of": "relative, between"}
-                except environments.RivalError as error:
-                    row |= {"note": str(error)}
-                out.append(row)
+        mine = {way: case(f"ours {way}", t, 1, rounds, limit) for way in ("sequential", "parallel")}
+        for solver in rivals:
+            out += against(mine[solver.partition(" ")[2]], solver, rounds, limit)
     for t, n in [(1000, 16)] if quick else [(10_000, 16), (10_000, 256)]:
-        one_by_one, blocks = (case(f"ours {way}", t, n) for way in ("sequential", "parallel"))
-        row = {"what": f"blocks side by side, {n} particles, t = {t}", "unit": "ms", "ours": 1e3 * blocks["run_s"]}
+        one_by_one, blocks = (case(f"ours {way}", t, n, rounds, limit) for way in ("sequential", "parallel"))
+        row = {"what": f"blocks side by side, {n} particles, t = {t}", "unit": "CPU ms", "ours": 1e3 * blocks["run_s"]}
         row |= {"rival": "row by row (ours as well)", "theirs": 1e3 * one_by_one["run_s"]}
         out.append(row | {"first": blocks["compile_s"], "their_first": one_by_one["compile_s"]})
     return out
 
 
-def show(row, reference):
-    if "failed" in row:
-        return f"{row['solver']:<22}{row['t']:>8}{row['n']:>6}  failed: {row['failed']}"
-    return (
-        f"{row['solver']:<22}{row['t']:>8}{row['n']:>6}{row['compile_s']:>11.1f}{1e3 * row['run_s']:>11.2f}"
-        f"{row['peak_mib']:>10.0f}{row['run_s'] / reference['run_s']:>12.2f}"
-        f"{abs(row['log_lik'] / reference['log_lik'] - 1):>10.0e}"
-    )
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fast", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--lengths", type=int, nargs="+")
-    parser.add_argument("--particles", type=int, nargs="*", help="more than one, for our solvers")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=Path, default=Path("history.json"))
-    parser.add_argument("--case", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.case:
-        print(json.dumps(one(*json.loads(options.case))))
-        return
-    lengths, many = ([1000], [16]) if options.fast else ([1000, 10_000, 100_000], [16, 256])
-    lengths, many = options.lengths or lengths, many if options.particles is None else options.particles
-    there = [s for s in SOLVERS if s.startswith("ours") or importlib.util.find_spec(s.split()[0])]
-    cases = [(s, t, 1) for t in lengths for s in there]
-    cases += [(s, t, n) for t in lengths for n in many for s in there[:2]]
-    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; float64")
-    heads = f"{'compile s':>11}{'run ms':>11}{'peak MiB':>10}{'x ours seq.':>12}{'gap':>10}"
-    print(f"{'solver':<22}{'t':>8}{'n':>6}{heads}")
-    about = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "cpus": os.cpu_count()}
-    rows = []
-    for case in cases:
-        row = elsewhere(*case, options.rounds)
-        reference = next((r for r in rows if (r["t"], r["n"]) == (row["t"], row["n"])), row)
-        rows.append(row)
-        print(show(row, reference), flush=True)
-        options.output.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    solver, *sizes = sys.argv[1:]
+    print(json.dumps(one(solver, *map(int, sizes))))
 
 
 if __name__ == "__main__":

@@ -83,10 +83,12 @@ def study(series: int, length: int, run_length: int, particles: int) -> list[dic
 
 
 def rows(quick: bool) -> list[dict[str, Any]]:
-    out = []
-    for r in study(*((8, 200, 100, 128) if quick else (40, 500, 250, 200))):
+    out, sizes = [], (8, 200, 100, 128) if quick else (40, 500, 250, 200)
+    asked = {"Monitor": f"asked for {1000 / sizes[2]:.0f}", "Change": f"asked for {1000 / sizes[2]:.0f} at most"}
+    for r in study(*sizes):
         what = f"{r['watcher']}, fault: {r['fault']}"
         if r["fault"] == "none":
+            what = f"{r['watcher']}, no fault" + (f", {asked[r['watcher']]}" if r["watcher"] in asked else "")
             out.append({"what": what, "unit": "false alarms per 1000", "ours": 1000 * r["false"] / r["of"]})
             continue
         delay = "" if r["median_delay"] is None else f", median delay {r['median_delay']:.0f} observations"

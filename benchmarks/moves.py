@@ -114,7 +114,7 @@ def by_solver(lengths: list[int], particles: list[int]) -> list[dict[str, Any]]:
 def rows(quick: bool) -> list[dict[str, Any]]:
     models, moves, size = (list(MODELS), list(MOVES), (500, 256, 8))
     if quick:
-        models, moves, size = (["AR(2) + noise"], ["Metropolis", "MALA", "HMC"], (200, 128, 4))
+        models, moves, size = (["local level"], ["Metropolis", "random walk", "HMC"], (200, 128, 4))
     out = []
     for model in models:
         for move in moves:

@@ -1,14 +1,17 @@
-"""What an engine costs by size, fitted to measurements, and what that says of sizes that were not run: docs/scaling.md.
+"""What engines and fleets cost by size, fitted to measurements, and what that says of sizes that were not run.
 
-    python -m benchmarks scaling [page] [--quick]
+    python -m benchmarks scaling [page] [--quick]     writes benchmarks/results/scaling.json and docs/scaling.md
 
-Local linear trends in float64. Steps are those of blocks of missing values: the filter does the same work, and nothing
-has to move. Replays are timed as moves run them.
+Local linear trends in float64, processor seconds. Rows are missing values: the filter does the same work, and nothing
+has to move. Replays and sweeps are timed as moves run them. The largest size is left out of the fit, and predicted.
 """
 
+import functools
 import json
+import pickle
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -17,72 +20,141 @@ from benchmarks.records import RESULTS, ROOT, about
 
 PATH = RESULTS / "scaling.json"
 ROWS = 256  # of a block
+SIZES = [(1, 1000), (1, 16_000), (256, 64), (256, 256)]  # series, particles
+LAST = {True: (512, 256), False: (2048, 256)}
+TERMS = {"row": (1, 1, 1), "block": (1, 0, 1), "replay": (1, 0, 1), "sweep": (1, 1, 1)}  # const, series, particles
+NAMES = {
+    "row": "a row of a fleet, `fleet.step`",
+    "block": "a row of an engine, within a block",
+    "replay": "a row of history, in a sweep of a move",
+    "sweep": "the rest of a sweep: fit, draw, accept",
+}
+GROWTH = 2000  # observations after which moves have become rare
+MEMORY = 64e9  # of a machine
 
 
-def least(f: Callable[[], Any], repeats: int = 5) -> float:
-    """Seconds, the first call left out."""
+def least(f: Callable[[], Any], repeats: int) -> float:
+    """Processor seconds, the first call left out."""
     f()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         f()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
+@functools.cache
+def trend() -> tuple[Any, Any]:
+    """Model and prior: the same for all, which then share programs."""
+    import smcssm as ss
+
+    model = ss.models.LocalLinearTrend(initial_sd=(10.0, 1.0))
+    return model, model.default_prior(1.0)
+
+
 def of_size(series: int, n: int) -> dict[str, float]:
-    """Seconds of a row in a block and alone, of one row of a replay, of a fit; and bytes."""
+    """Seconds of one thing of each kind, and bytes."""
     import jax
 
     import smcssm as ss
     from smcssm.smc2.adapt import compiled
-    from smcssm.smc2.challengers import replay
-    from smcssm.smc2.kernels.metropolis import draw, fit
+    from smcssm.smc2.challengers import accept, replay
+    from smcssm.smc2.kernels.metropolis import draw, fitting
 
-    model = ss.models.LocalLinearTrend(initial_sd=(10.0, 1.0))
-    engine = ss.Engine(model, n_particles=n, runs=series, record=None)
+    fleet = ss.Fleet(*trend(), series=series, n_particles=n)
+    engine = ss.Engine(*trend(), n_particles=n, runs=series, record=None)
     nothing = np.full(ROWS, np.nan)
-    block = least(lambda: engine.update(nothing, progress=False), 3) / ROWS
-    alone = least(lambda: engine.step(np.nan), 20)
+    row = least(lambda: fleet.step(nothing[:1].repeat(series)), 9)
+    block = least(lambda: engine.update(nothing, progress=False), 2) / ROWS
     runtime = engine._runtime
     smc, population, history = runtime.smc, runtime.state.population, runtime.history
+    since, due, counters = np.full(series, len(history)), np.ones(series, bool), (np.int64(0), np.int64(0))
     with jax.enable_x64(True):
-        proposal, counters = smc.kernel.proposals[0], (np.int64(0), np.int64(0))
-        fitted = compiled(fit, smc, proposal)
-        tuning = fitted(population)
-        fits = least(lambda: jax.block_until_ready(fitted(population)))
-        start, _ = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)
-        since = np.full(series, len(history))
+        proposal, ready = smc.kernel.proposals[0], jax.block_until_ready
+        tuning = fitting(smc, proposal, population)
+        drawing, judge = compiled(draw, smc, proposal), compiled(accept, smc)
+        start, log_ratio = drawing(tuning, population, history.first, *counters)
         end = (history, since, *counters)
-        replays = least(lambda: jax.block_until_ready(replay(smc, population, start, *end).log_lik))
-        per_particle = sum(a.nbytes for a in jax.tree.leaves(population) if a.ndim >= 2) / series / n
-    rows = {"series": series, "n": n, "block": block, "alone": alone, "fit": fits, "bytes": per_particle}
-    return rows | {"replay": replays / len(history)}
+        replays = least(lambda: ready(replay(smc, population, start, *end).log_lik), 3)
+        rest = (
+            lambda: fitting(smc, proposal, population),
+            lambda: drawing(tuning, population, history.first, *counters)[1],
+            lambda: judge(population, start, log_ratio, due, *counters)[1],
+        )
+        sweep = sum(least(lambda f=f: ready(f()), 5) for f in rest)
+    held = sum(a.nbytes for a in jax.tree.leaves(population) if a.ndim >= 2) / series / n
+    kept = sum(a.nbytes for a in history.columns(0, len(history)).values()) / series / len(history)
+    found = {"series": series, "n": n, "row": row, "block": block, "replay": replays / len(history)}
+    return found | {"sweep": sweep, "bytes": held, "history_bytes": kept}
 
 
-def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """y = a + b x with least relative errors, a >= 0."""
-    A = np.stack([1 / y, x / y], axis=1)
-    a, b = np.linalg.lstsq(A, np.ones(len(y)), rcond=None)[0]
-    return (float(a), float(b)) if a > 0 else (0.0, float(np.mean(y / x)))
+def of_driver(series: int, shards: int = 8) -> dict[str, float]:
+    """What the driver of a `RayFleet` does itself with a row: read, pickle, unpickle, join; and the bytes it sends."""
+    import smcssm as ss
+    from smcssm.fleets.rows import block_of_one
+
+    (model, prior), names, y = trend(), tuple(range(series)), np.zeros(series)
+    info = ss.Fleet(model, prior, series=SIZES[-1][0], n_particles=SIZES[-1][1]).step(y[: SIZES[-1][0]])
+    answer = {f.name: getattr(info, f.name) for f in fields(info) if f.name != "names"}
+    few = series // shards
+    answer = {k: np.resize(v, (few, *v.shape[1:])) for k, v in answer.items()}
+    sent = pickle.dumps(answer)
+
+    def row() -> Any:
+        block = block_of_one(model, names, y, None)
+        for i in range(shards):
+            part = slice(i * few, (i + 1) * few)
+            pickle.dumps((block.y[:, part], block.reported[:, part]))
+        parts = [pickle.loads(sent) for _ in range(shards)]
+        return {k: np.concatenate([part[k] for part in parts]) for k in answer}
+
+    return {"seconds": least(row, 9) / series, "bytes": len(sent) / few + 9}
+
+
+def of_moves() -> dict[str, float]:
+    """By what factor history grows from one move to the next, and sweeps of a move, of one long stream."""
+    import smcssm as ss
+
+    rng = np.random.default_rng(0)
+    slope = np.cumsum(0.02 * rng.standard_normal(GROWTH))
+    y = np.cumsum(slope + 0.3 * rng.standard_normal(GROWTH)) + rng.standard_normal(GROWTH)
+    engine, at, sweeps = ss.Engine(*trend(), n_particles=1000, record=None), [], []
+    for t, value in enumerate(y, 1):
+        if engine.step(value).moved:
+            at.append(t)
+            sweeps.append(int(engine._runtime.state.last_move.sweeps.max()))
+    late = [(t, k) for t, k in zip(at, sweeps, strict=True) if t >= 50]
+    growth = (late[-1][0] / late[0][0]) ** (1 / (len(late) - 1))
+    return {"growth": growth, "sweeps": float(np.mean([k for _, k in late])), "moves": len(late)}
+
+
+def design(kind: str, sizes: list[tuple[int, int]]) -> np.ndarray:
+    """Terms of a cost: constant, series, series x particles."""
+    return np.array([[1.0, s, s * n] for s, n in sizes]) * TERMS[kind]
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    sizes = [(1, 1000), (1, 8000), (64, 256)] if quick else [(1, 1000), (1, 16_000), (64, 256), (256, 256), (1024, 256)]
-    found = [of_size(*size) for size in sizes]
-    x = np.array([r["series"] * r["n"] for r in found], float)
-    fits = {k: line(x, np.array([r[k] for r in found])) for k in ("block", "alone", "replay", "fit")}
-    gaps = {
-        k: max(abs((a + b * size) / r[k] - 1) for size, r in zip(x, found, strict=True)) for k, (a, b) in fits.items()
-    }
-    return {"found": found, "fits": fits, "gaps": gaps}
+    from scipy.optimize import nnls
+
+    found = [of_size(*size) for size in (*SIZES, LAST[quick])]
+    sizes, fits, gaps = [(r["series"], r["n"]) for r in found], {}, {}
+    for kind in TERMS:
+        y = np.array([r[kind] for r in found])
+        A = design(kind, sizes)
+        fits[kind] = nnls(A[:-1] / y[:-1, None], np.ones(len(y) - 1))[0].tolist()  # relative errors
+        gaps[kind] = (A @ fits[kind] / y - 1).tolist()
+    return {"found": found, "fits": fits, "gaps": gaps, "driver": of_driver(8192), "moves": of_moves()}
+
+
+# --- the page
 
 
 def seconds(x: float) -> str:
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if x >= size:
             return f"{x / size:.3g} {unit}"
-    return f"{1e9 * x:.3g} ns"
+    return f"{1e9 * x:.3g} ns" if x else "–"
 
 
 def amount(x: float) -> str:
@@ -95,51 +167,102 @@ def amount(x: float) -> str:
 def page() -> None:
     stored = json.loads(PATH.read_text())
     told, m = stored["about"], stored["found"]
-    fits, size = m["fits"], np.mean([r["bytes"] for r in m["found"]])
-    quick = " --quick" if told["sizes"] == "quick" else ""
-    names = {
-        "block": "a row, within a block",
-        "alone": "a row by itself, `engine.step`",
-        "replay": "a row of history, in a sweep of a move",
-        "fit": "a fit of a proposal, in a sweep",
-    }
-    out = [
+    size, fits = float(np.mean([r["bytes"] for r in m["found"]])), m["fits"]
+    kept = float(np.mean([r["history_bytes"] for r in m["found"]]))
+
+    def cost(kind: str, series: float, n: float) -> float:
+        return float(np.dot(fits[kind], [1.0, series, series * n]))
+
+    parts = [_fitted(told, m, size), _many(cost, size, kept, m["driver"]), _long(cost, kept, m["moves"])]
+    (ROOT / "docs" / "scaling.md").write_text("\n".join(line for part in parts for line in part) + "\n")
+
+
+def _fitted(told: dict[str, Any], m: dict[str, Any], size: float) -> list[str]:
+    quick, last = " --quick" if told["sizes"] == "quick" else "", m["found"][-1]
+    versions = ", ".join(f"{k} {v}" for k, v in told["versions"].items() if k in ("smcssm", "jax"))
+    rows = []
+    for kind, name in NAMES.items():
+        a, b, c = (seconds(x) for x in m["fits"][kind])
+        gaps = m["gaps"][kind]
+        rows.append(f"| {name} | {a} | {b} | {c} | {max(map(abs, gaps[:-1])):.0%} | {gaps[-1]:+.0%} |")
+    measured = ", ".join(f"{r['series']} x {r['n']}" for r in m["found"][:-1])
+    worst = max(abs(gaps[-1]) for gaps in m["gaps"].values())
+    return [
         "# Scaling\n",
-        "What an engine costs by size: cost = a + b × series × particles, fitted to measurements of local linear "
-        "trends (three hyperparameters, two states, float64), and what the fit says of sizes that were not run.\n",
-        "| | a | b, per particle | largest gap of the fit |",
-        "|---|---|---|---|",
-        *(f"| {names[k]} | {seconds(a)} | {seconds(b)} | {m['gaps'][k]:.0%} |" for k, (a, b) in fits.items()),
-        f"\nA particle takes {size:.0f} bytes. Measured at (series, particles) = "
-        + ", ".join(f"({r['series']}, {r['n']})" for r in m["found"])
-        + f". *`python -m benchmarks scaling{quick}`, {told['date'][:10]}, {told['cpu']}, {told['cores']} cores, load "
-        f"{told['load']:.1f}.*\n",
-        "## What that predicts, on this machine\n",
-        "256 particles a series, a block of rows; a sweep goes over all of history once.\n",
-        "| | one row of all | memory | one sweep over 1,000 rows | the bottleneck |",
-        "|---|---|---|---|---|",
+        "What engines and fleets cost by size: processor seconds = a + b × series + c × series × particles, fitted to "
+        "measurements of local linear trends (three hyperparameters, two states, float64), and what the fit says of "
+        "sizes that were not run.\n",
+        "| | a | b, per series | c, per particle | largest gap of the fit | "
+        f"predicted / measured at {last['series']} x {last['n']}, not in the fit |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        f"\nA particle takes {size:.0f} bytes. Measured at series x particles = {measured}. *`python -m benchmarks "
+        f"scaling{quick}`, {told['date'][:10]}, {told['cpu']}, {told['cores']} cores, load {told['load']:.1f}; "
+        f"{versions}.*\n",
+        f"At the size that was left out the worst prediction was off by {worst:.0%}: what follows is not better than "
+        "that.\n",
     ]
-    for count in (1e5, 1e7):
-        particles = 256 * count
-        row, sweep = (fits[k][0] + fits[k][1] * particles for k in ("block", "replay"))
-        memory, least_bytes = size * particles, "memory" if size * particles > 64e9 else "arithmetic and bandwidth"
+
+
+def _many(cost: Callable[..., float], size: float, kept: float, driver: dict[str, float]) -> list[str]:
+    """Fleets: one core, then as many as it takes."""
+    out = [
+        "## Many series\n",
+        "256 particles a series, rows one by one. A sweep of all series is 256 rows of history replayed, and the rest "
+        "of it.\n",
+        "| series | one row, one core | a sweep over 256 rows | particles in memory | history, a row | the bottleneck "
+        "| cores for a row a second |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for series in (1e3, 1e5, 1e7):
+        row, per_series = cost("row", series, 256), cost("row", series, 0) / cost("row", series, 256)
+        sweep, memory = cost("sweep", series, 256) + 256 * cost("replay", series, 256), size * series * 256
+        where = f"arithmetic of particles, {1 - per_series:.0%} of a row"
+        where = f"memory: {memory / MEMORY:.0f} machines of 64 GB; then {where}" if memory > MEMORY else where
         out.append(
-            f"| {count:.0e} series | {seconds(row)} | {amount(memory)} | "
-            f"{seconds(1000 * sweep)} | {least_bytes} |"
+            f"| {series:.0e} | {seconds(row)} | {seconds(sweep)} | {amount(memory)} | {amount(kept * series)} | "
+            f"{where} | {max(row, 1.0):.0f} |"
         )
-    a, b = fits["replay"]
+    per_core = cost("row", 1e5, 256) / 1e5
+    alone = driver["seconds"]
+    return [
+        *out,
+        "\nA step holds old and new particles, so that memory is at least twice that while it runs. **By node:** "
+        "series share nothing, so that both columns of seconds divide by the cores of a `RayFleet`. What does not "
+        f"divide is its driver, which reads every row, and joins what shards answer: {seconds(alone)} per series "
+        f"and row for {driver['bytes']:.0f} bytes over the network (pickling included, Ray's own messages not). "
+        f"A core takes {seconds(per_core)} for the particles of the same series, so that one driver keeps "
+        f"{per_core / alone:.0f} cores busy, and more do not help: at 1e7 series the driver needs "
+        f"{seconds(1e7 * alone)} for a row, whatever is behind it. Beyond that, several fleets with a driver each.\n",
+    ]
+
+
+def _long(cost: Callable[..., float], kept: float, moves: dict[str, float]) -> list[str]:
+    """One series with a long history."""
+    growth, sweeps = moves["growth"], moves["sweeps"]
+    out = [
+        "## Long histories\n",
+        f"Moves get rarer: of {GROWTH} observations of a trend with 1,000 particles, {moves['moves']:.0f} of the moves "
+        f"came after the 50th, each when history had grown by a factor of {growth:.2f} on average, with {sweeps:.1f} "
+        f"sweeps. The rows that all moves together have replayed up to t are then t × sweeps × "
+        f"{growth / (growth - 1):.1f}: a constant per observation on average, and t × sweeps at the worst step.\n",
+        "| one series, 1e6 rows | a row by itself | a sweep | the longest step under `Immediate` | all moves together "
+        "| rows kept | the bottleneck |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for n in (1000, 10_000):
-        sweep = 1e6 * (a + b * n)
+        sweep = cost("sweep", 1, n) + 1e6 * cost("replay", 1, n)
         out.append(
-            f"| one series, 1e6 rows, {n} particles | {seconds(fits['block'][0] + fits['block'][1] * n)} | "
-            f"{amount(size * n)} | {seconds(sweep)} over 1e6 rows | moves: rows come one after the other |"
+            f"| {n:,} particles | {seconds(cost('row', 1, n))} | {seconds(sweep)} | {seconds(sweeps * sweep)} | "
+            f"{seconds(sweeps * sweep * growth / (growth - 1))} | {amount(kept * 1e6)} | replays: rows come one after "
+            "the other |"
         )
-    out.append(
-        "\nMemory beyond that of one machine is what `Fleet` and several workers are for: series share nothing, so "
-        "that both columns divide by the number of workers. A sweep over a history of t rows costs t times a row; "
-        "moves come at about geometrically growing t, so that they add up to a bounded number of such sweeps.\n"
-    )
-    (ROOT / "docs" / "scaling.md").write_text("\n".join(out))
+    return [
+        *out,
+        "\nThe longest step is what `Paced` is for: a step replays `budget` rows for each set of challengers and no "
+        "more ([Schedules](schedules.md)), at any t. Replays side by side (`solver=\"parallel\"`) pay on a GPU only "
+        "([figures](performance.md#on-a-gpu)).\n",
+    ]
 
 
 def main(chosen: list[str], quick: bool) -> None:

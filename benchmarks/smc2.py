@@ -1,17 +1,13 @@
 """SMC² for stochastic volatility beside particles (Chopin) and smcx, at equal N and M, accuracy next to time.
 
-Rivals run in processes of their own, with interpreters in which they are installed; those that are not given are left
-out. First call and repeat (another seed), CPU seconds and wall seconds; a particle-step is one step of one inner
-particle, in the stream or in a replay for a move, and every library's own are counted. The reference: importance
-sampling with exact likelihoods, by a filter on a grid, around what we found.
-
-    python benchmarks/smc2.py --rival particles=PYTHON --rival smcx=PYTHON [--json smc2.json]
+The same model, priors, data, N and M, each library in a process of its own. First call and repeat (another seed), CPU
+seconds; a particle-step is one step of one inner particle, in the stream or in a replay for a move, and every library's
+own are counted. Ours sweeps until particles have forgotten where they were, which is more work and less error than the
+three sweeps of a move that rivals are given: the time of the whole stream has that in it, and errors stand beside it.
+The reference: importance sampling with exact likelihoods, by a filter on a grid, around what we found.
 """
 
-import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +17,10 @@ import numpy as np
 
 NAMES = ("mu", "phi", "sigma")
 MU, MEDIAN, SPREAD = (-1.0, 1.0), 0.3, 0.5  # mu ~ N(-1, 1), phi ~ U(0, 1), sigma ~ LogNormal(log 0.3, 0.5)
+MEASURES = {  # whether more is better
+    "steps of inner particles, millions per CPU second": True,
+    "the whole stream, CPU s": False,
+}
 SWEEPS = 3  # of a move, for rivals; ours go on until they have forgotten where they were
 
 
@@ -159,9 +159,9 @@ def measure(who, y, n, m):
     """First call and repeat."""
     run, out = LIBRARIES[who](y, n, m), []
     for seed in (0, 1):
-        cpu, wall = time.process_time(), time.perf_counter()
+        cpu = time.process_time()
         found = run(seed)
-        out.append(found | {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall})
+        out.append(found | {"cpu_s": time.process_time() - cpu})
     return {"who": who, "first": out[0], "repeat": out[1]}
 
 
@@ -177,8 +177,11 @@ def log_likelihood(y, mu, phi, sigma):
     step = np.exp(-0.5 * ((x[None] - mu - phi * (x[:, None] - mu)) / sigma) ** 2) * (x[1] - x[0])
     p, step, total = p / p.sum(), step / (sigma * np.sqrt(2 * np.pi)), 0.0
     for t, value in enumerate(y):
-        p = (p @ step if t else p) * np.exp(-0.5 * (np.log(2 * np.pi) + x + value**2 * np.exp(-x)))
-        total += np.log(p.sum())
+        log_g = -0.5 * (np.log(2 * np.pi) + x + value**2 * np.exp(-x))
+        p = (p @ step if t else p) * np.exp(log_g - log_g.max())
+        if p.sum() == 0.0:
+            return -np.inf  # below 1e-300 of the best state's
+        total += log_g.max() + np.log(p.sum())
         p = p / p.sum()
     return total
 
@@ -207,99 +210,45 @@ def reference(y, around, draws, degrees=5):
 # --- all together ----------------------------------------------------------------------------------------------------
 
 
-def show(result, truth):
-    """A line for each call: time, throughput, and errors in posterior sds."""
-    for call in ("first", "repeat"):
-        r = result[call]
-        off = (np.array(r["mean"]) - truth["mean"]) / truth["sd"]
-        ratio = np.array(r["sd"]) / truth["sd"]
-        print(
-            f"{result['who']:10} {call:7}{r['wall_s']:9.1f}{r['cpu_s']:9.1f}{1e-6 * r['steps']:9.0f}"
-            f"{1e-6 * r['steps'] / r['cpu_s']:10.2f}   {r['log_evidence'] - truth['log_evidence']:+6.2f}   "
-            + " ".join(f"{v:+5.2f}" for v in off) + "   " + " ".join(f"{v:4.2f}" for v in ratio),
-            flush=True,
-        )
-
-
-def apart(pythons, y, sizes, limit):
-    """Every library in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "y.json"
-        path.write_text(json.dumps(y.tolist()))
-        for who, python in pythons.items():
-            command = [python, __file__, "--case", who, str(path), *sizes]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=limit)
-                yield json.loads(done.stdout.splitlines()[-1])
-            except subprocess.TimeoutExpired:
-                print(f"{who}: not done after {limit:.0f} s", flush=True)
-            except subprocess.CalledProcessError as error:
-                print(f"{who}: {error.stderr[-2000:]}", flush=True)
-
-
 def rows(quick):
     from benchmarks import environments
 
     length, n, m, draws = (100, 64, 64, 300) if quick else (500, 256, 256, 1000)
-    y, sizes = data(length), ["--outer", str(n), "--inner", str(m)]
+    y = data(length)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "y.json"
         path.write_text(json.dumps(y.tolist()))
-        found = environments.ask_of(sys.executable, "smc2", "--case", "ours", str(path), *sizes, limit=1800)
+        job = (str(path), str(n), str(m))
+        found = environments.ask_of(sys.executable, "smc2", "ours", *job, limit=1800)
         truth = reference(y, found["repeat"], draws)
-
-        def figures(r):
-            off = (np.array(r["repeat"]["mean"]) - truth["mean"]) / truth["sd"]
-            return 1e-6 * r["repeat"]["steps"] / r["repeat"]["cpu_s"], r["first"]["wall_s"], float(np.abs(off).max())
-
-        same = dict(zip(("ours", "first", "error"), figures(found), strict=True)) | {"more_is_better": True}
-        same |= {"what": f"T = {length}, N = {n}, M = {m}: steps of inner particles", "unit": "millions per CPU second"}
-        out = []
+        same = {"error_of": "means, largest, posterior sds (one run)"}
+        mine, out = figures(found, truth), []
         for rival in ("particles", "smcx"):
-            row = same | {"rival": rival, "error_of": "means, largest, posterior sds (one run)"}
             try:
-                theirs = environments.ask(rival, "smc2", "--case", rival, str(path), *sizes, limit=1800)
-                row |= dict(zip(("theirs", "their_first", "their_error"), figures(theirs), strict=True))
+                theirs = environments.ask(rival, "smc2", rival, *job, limit=900 if quick else 3600)
+                theirs, note = figures(theirs, truth), ""
             except environments.RivalError as error:
-                row |= {"note": str(error)}
-            out.append(row)
+                theirs, note = {}, str(error)
+            for what, more in MEASURES.items():
+                name, _, unit = what.partition(", ")
+                row = {"what": f"T = {length}, N = {n}, M = {m}: {name}", "unit": unit, "more_is_better": more}
+                row |= {"ours": mine[what], "first": mine["first"], "error": mine["error"], "rival": rival}
+                row |= {"theirs": theirs.get(what), "their_first": theirs.get("first"), "note": note}
+                out.append(same | row | {"their_error": theirs.get("error")})
     return out
 
 
+def figures(result, truth):
+    """Of a repeat: throughput, CPU seconds, and the largest error of the means in posterior sds."""
+    r, off = result["repeat"], np.abs((np.array(result["repeat"]["mean"]) - truth["mean"]) / truth["sd"])
+    measured = (1e-6 * r["steps"] / r["cpu_s"], r["cpu_s"])
+    found = dict(zip(MEASURES, measured, strict=True))
+    return found | {"first": result["first"]["cpu_s"], "error": float(off.max())}
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rival", action="append", default=[], metavar="NAME=PYTHON")
-    parser.add_argument("--length", type=int, default=500)
-    parser.add_argument("--outer", type=int, default=256)
-    parser.add_argument("--inner", type=int, default=256)
-    parser.add_argument("--reference", type=int, default=1000, help="draws")
-    parser.add_argument("--limit", type=float, default=1800.0, help="seconds for a library")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--case", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.case:
-        who, path = args.case
-        found = measure(who, np.array(json.loads(Path(path).read_text())), args.outer, args.inner)
-        print(json.dumps(found))
-        return
-    y = data(args.length)
-    pythons = {"ours": sys.executable} | dict(rival.split("=", 1) for rival in args.rival)
-    sizes = ["--outer", str(args.outer), "--inner", str(args.inner)]
-    results = list(apart(pythons, y, sizes, args.limit))
-    truth = reference(y, results[0]["repeat"], args.reference)
-    load = f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs"
-    print(f"T = {args.length}, N = {args.outer}, M = {args.inner}; {load}")
-    print(f"reference: log evidence {truth['log_evidence']:.2f} +- {truth['log_evidence_error']:.2f}, {truth}")
-    print(f"{'':18}{'wall s':>9}{'CPU s':>9}{'M steps':>9}{'M steps/s':>10}   log Z -   mean - (sds)        sd /")
-    for result in results:
-        show(result, truth)
-    mine = results[0]
-    for result in results[1:]:
-        for call in ("first", "repeat"):
-            rate = [r[call]["steps"] / r[call]["cpu_s"] for r in (mine, result)]
-            print(f"ours / {result['who']}, {call}: {rate[0] / rate[1]:.1f} times the particle-steps per CPU second")
-    if args.json:
-        args.json.write_text(json.dumps({"load": os.getloadavg(), "truth": truth, "results": results}, indent=1))
+    who, path, n, m = sys.argv[1:]
+    print(json.dumps(measure(who, np.array(json.loads(Path(path).read_text())), int(n), int(m))))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import ast
 import json
 from typing import Any
 
+from benchmarks import picture
 from benchmarks.records import RESULTS, ROOT, Record
 
 HEADS = ("what", "ours", "rival", "theirs", "ratio", "first call, s", "error", "of")
@@ -13,6 +14,8 @@ Made by `python -m benchmarks table` from what `python -m benchmarks run` measur
 how many times better ours is, below 1 worse: the rows where we lose are here as well. First calls, compiling included,
 are apart from repeats, and the error of an answer stands beside the time that it took, ours / theirs. Times on a
 machine that is shared vary from run to run by tens of per cent; the ratios within one run are what counts.
+
+![Every ratio, by benchmark and rival, on a logarithmic axis](images/benchmarks.png)
 
 """
 
@@ -79,14 +82,25 @@ def where(told: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
     machine = told.get("device") or f"{told['cpu']}, {told['cores']} cores, load {told['load']:.1f} at the start"
     took = f", {told['seconds']:.0f} s" if "seconds" in told else ""
+    took += f" ({told['cpu_s']:.0f} of the processor)" if "cpu_s" in told else ""
     return f"*{told['date'][:10]}, {told['sizes']} sizes{took}; {machine}; Python {told['python']}, {versions}.*"
+
+
+def together(results: dict[str, dict[str, Any]]) -> str:
+    """What the quick ones took, in processor time where that was kept; installing rivals is apart."""
+    quick = [r["about"] for r in results.values() if r["about"]["sizes"] == "quick"]
+    minutes = sum(told.get("cpu_s", told["seconds"]) for told in quick) / 60
+    return f"The {len(quick)} benchmarks of quick sizes took {minutes:.0f} minutes together, one after the other.\n\n"
 
 
 def main(chosen: list[str], quick: bool) -> None:
     del chosen, quick
-    order = ["headline", "filters", "kernels", "history", "smc2", "gp"]
+    order = ["headline", "smc2", "refit", "batch_vs_online", "filters", "kernels", "history", "gp", "fleet"]
     paths = {path.stem: path for path in sorted(RESULTS.glob("*.json"))}
     there = [name for name in [*order, *sorted(set(paths) - set(order))] if name in paths]
-    parts = [section(name, found) for name in there if "rows" in (found := json.loads(paths[name].read_text()))]
-    (ROOT / "docs" / "benchmarks.md").write_text((TOP + "\n".join(parts)).rstrip() + "\n")
+    results = {name: found for name in there if "rows" in (found := json.loads(paths[name].read_text()))}
+    picture.draw(results)
+    parts = [section(name, found) for name, found in results.items()]
+    text = TOP + together(results) + "\n".join(parts)
+    (ROOT / "docs" / "benchmarks.md").write_text(text.rstrip() + "\n")
     print(f"docs/benchmarks.md: {len(parts)} sections")

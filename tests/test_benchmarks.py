@@ -4,9 +4,10 @@ import ast
 import json
 import sys
 
+import numpy as np
 import pytest
 from benchmarks import __main__ as harness
-from benchmarks import environments, mutations, records, tables
+from benchmarks import environments, mutations, picture, records, scaling, tables
 
 ROOT = records.ROOT
 
@@ -38,6 +39,37 @@ def test_a_section_has_what_was_found_and_marks_where_we_lose():
     assert "| slow \\| wide, ms | 4 | y | 2 | **0.5** |  |" in text
     assert "| absent, ms | 4 | z | no wheel |" in text
     assert "quick sizes" in text
+
+
+def test_the_picture_leaves_out_what_is_no_rival():
+    base = {"what": "a", "unit": "ms", "ours": 1.0}
+    rivals = ("x, N = 200, M = 100", "Immediate (ours as well)", "in memory", "y", "z")
+    rows = [{**base, "rival": rival, "theirs": None if rival == "z" else 2.0} for rival in rivals]
+    assert picture.ratios({"kernels": {"rows": rows}}) == {"kernels: x": [2.0], "kernels: y": [2.0]}
+
+
+def test_costs_are_found_again_and_the_page_of_scaling_says_what_is_short(tmp_path, monkeypatch):
+    sizes = [*scaling.SIZES, scaling.LAST[True]]
+    right = {kind: np.array([1e-3, 1e-5, 1e-8]) * terms for kind, terms in scaling.TERMS.items()}
+
+    def of_size(series, n):
+        costs = {kind: float(scaling.design(kind, [(series, n)])[0] @ a) for kind, a in right.items()}
+        return {"series": series, "n": n, **costs, "bytes": 100.0, "history_bytes": 17.0}
+
+    monkeypatch.setattr(scaling, "of_size", of_size)
+    monkeypatch.setattr(scaling, "of_driver", lambda series: {"seconds": 1e-6, "bytes": 90.0})
+    monkeypatch.setattr(scaling, "of_moves", lambda: {"growth": 1.5, "sweeps": 4.0, "moves": 7})
+    monkeypatch.setattr(scaling, "PATH", tmp_path / "scaling.json")
+    monkeypatch.setattr(scaling, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    scaling.main([], quick=True)
+    found = json.loads(scaling.PATH.read_text())["found"]
+    for kind, a in right.items():
+        np.testing.assert_allclose(found["fits"][kind], a, rtol=1e-6, atol=1e-15)
+        np.testing.assert_allclose(found["gaps"][kind], np.zeros(len(sizes)), atol=1e-6)
+    text = (tmp_path / "docs" / "scaling.md").read_text()
+    assert "| 1e+07 | 2.09 min |" in text  # 1e-3 + 1e7 * 1e-5 + 256e7 * 1e-8
+    assert "memory: 4 machines of 64 GB" in text
 
 
 def test_results_have_the_fields_of_a_record():

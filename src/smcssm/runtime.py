@@ -157,7 +157,7 @@ class Runtime:
         """Rows of a part up to the first that needs the host, and what the host then does."""
         count, length = len(part.dt), len(self.history)
         take = pad(part, BLOCK)
-        feed = self.schedule.feed(self.smc, pending, self.history, take, count)
+        feed = type(self.schedule).feed(self.schedule, self.smc, pending, self.history, take, count)  # binding is slow
         trailing = self._trailing(part)
         state, following, report = self._run(population, pending, take, feed, np.int64(count), trailing)
         taken = with_stepped(population, state)
