@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Group
@@ -15,8 +15,7 @@ from smcssm.cli.rows import Row, count
 from smcssm.grid import written
 from smcssm.record import StepInfo
 
-if TYPE_CHECKING:
-    from smcssm.cli.session import Session
+Session = Any  # of smcssm.cli.session, which imports this file
 
 
 def report(row: Row, info: StepInfo, log_evidence: float) -> dict[str, Any]:
