@@ -144,7 +144,7 @@ SWITCHING_MEAN = Case(
     ),
     matrices=None,
     log_likelihood=switching_log_likelihood,
-    size=30,
+    size=44,
 )
 
 # --- two regimes that nothing tells apart -----------------------------------------------------------------------------

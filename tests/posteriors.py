@@ -87,9 +87,9 @@ class Case(NamedTuple):
 
 
 def _around(p, g, box):
-    """The part of an axis that holds all but 1e-9 of the mass, a cell more on either side."""
-    step, inside = g[1] - g[0], np.flatnonzero(np.cumsum(p) > 1e-9)
-    last = len(p) - 1 - np.flatnonzero(np.cumsum(p[::-1]) > 1e-9)[0]
+    """The part of an axis that holds all but 1e-6 of the mass on either side, a cell more on either side."""
+    step, inside = g[1] - g[0], np.flatnonzero(np.cumsum(p) > 1e-6)
+    last = len(p) - 1 - np.flatnonzero(np.cumsum(p[::-1]) > 1e-6)[0]
     return max(box[0], g[inside[0]] - 1.5 * step), min(box[1], g[last] + 1.5 * step)
 
 

@@ -323,7 +323,7 @@ def test_engine_from_pymc_has_the_posterior_of_the_model(exact):
     assert engine.t == 100 and engine.model.channel_names == ("y",)
     assert np.all(np.abs(told["mean"] - truth.mean) < 4 * truth.sd / 300**0.5)
     assert np.all(np.abs(told["sd"] / truth.sd - 1) < 4 / 600**0.5)
-    assert abs(engine.log_evidence - truth.log_evidence) < 0.2
+    assert abs(engine.log_evidence - truth.log_evidence) < 4 * 0.08  # its sd over 32 seeds
     assert ss.Engine.from_pymc(local_level(walk()), assimilate=False, n_particles=10).t == 0
 
 
@@ -384,7 +384,7 @@ def test_a_warm_start_goes_on_exactly(exact, cold):
     assert engine.t == 100 and info.t[0] == 81 and engine.record.sizes["time"] == 20
     assert np.all(np.abs(told["mean"] - truth.mean) < 4 * truth.sd / 500**0.5)
     assert np.all(np.abs(told["sd"] / truth.sd - 1) < 4 / 1000**0.5)
-    assert abs(engine.log_evidence - truth.log_evidence) < 0.2
+    assert abs(engine.log_evidence - truth.log_evidence) < 4 * 0.08  # its sd over 32 seeds
     engine.diagnose()
     engine.to_arviz()
 
@@ -407,7 +407,7 @@ def test_draws_that_do_not_fit_are_repaired_or_refused(exact, cold):
         engine = warm(draws.assign(sigma_level=1.5 * draws.sigma_level), walk()[:80])
     told, truth = engine.summary(), exact[80]
     assert np.all(np.abs(told["mean"] - truth.mean) < 4 * truth.sd / 300**0.5)
-    assert abs(engine.log_evidence - truth.log_evidence) < 0.2
+    assert abs(engine.log_evidence - truth.log_evidence) < 4 * 0.08  # its sd over 32 seeds
     with pytest.raises(ModelError, match="too far off to be repaired"):
         warm(draws.assign(sigma_level=1e4 * draws.sigma_level), walk()[:80])
 

@@ -350,7 +350,7 @@ def test_pairs_that_are_refused(options, message):
         (lambda: ss.Paced(budget=1), "budget"),
         (lambda: ss.Paced(budget="fast"), "budget"),
         (lambda: ss.Paced(sets=0), "sets"),
-        (lambda: ss.Paced(share=0), "share"),
+        (lambda: ss.Paced(share=0.0), "share"),
         (lambda: ss.schedules.LiuWest(1.0), "discount"),
         (lambda: ss.schedules.CrisanMiguez(-1.0), "factor"),
         (lambda: ss.Jitter(0.98), "LiuWest"),
