@@ -57,12 +57,16 @@ def compare_with_engines(fleet, y, reported):
     return infos, engines
 
 
+def compared(make, ys, reported):
+    """A fleet and as many engines that have taken the same rows, what the fleet said, and the engines."""
+    with jax.enable_x64(False):
+        made = make()
+        return made, *compare_with_engines(made, ys, reported)
+
+
 @pytest.fixture(scope="module")
 def run():
-    with jax.enable_x64(False):
-        made = fleet()
-        infos, engines = compare_with_engines(made, Y, REPORTED)
-    return made, infos, engines
+    return compared(fleet, Y, REPORTED)
 
 
 def test_is_as_many_engines(run):

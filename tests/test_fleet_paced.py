@@ -16,7 +16,7 @@ from smcssm.fleets import pacing, readout
 from smcssm.journal import Journal
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.schedules.paced import SHORT
-from test_fleet import NAMES, bits, compare_with_engines, streams
+from test_fleet import NAMES, bits, compared, streams
 from test_fleet_journal import assert_same
 
 BUDGET, SETS, N, ROWS = 4, 2, 64, 90
@@ -61,10 +61,7 @@ def feed(made, start, stop):
 
 @pytest.fixture(scope="module")
 def run():
-    with jax.enable_x64(False):
-        made = fleet()
-        infos, engines = compare_with_engines(made, Y, REPORTED)
-    return made, infos, engines
+    return compared(fleet, Y, REPORTED)
 
 
 def test_is_as_many_engines(run):

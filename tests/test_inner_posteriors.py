@@ -52,4 +52,8 @@ def test_the_grid_is_fine_enough(name):
     engine's 16 runs have a standard error of 0.013; all that is not of ``stay`` is below 0.001 there.
     """
     (fine, unit), (coarse, _) = (posteriors.flat(answer(name, size)) for size in (None, CASES[name][0].size - 8))
-    assert (np.abs(fine - coarse) / unit).max() < 0.05
+    gap = np.abs((fine - coarse) / unit)
+    of_quantiles = gap[:-1].reshape(-1, 5)[:, 2:]
+    assert of_quantiles.max() < 0.05
+    gap[:-1].reshape(-1, 5)[:, 2:] = 0
+    assert gap.max() < 0.02

@@ -384,7 +384,7 @@ def test_a_warm_start_goes_on_exactly(exact, cold):
     assert engine.t == 100 and info.t[0] == 81 and engine.record.sizes["time"] == 20
     assert np.all(np.abs(told["mean"] - truth.mean) < 4 * truth.sd / 500**0.5)
     assert np.all(np.abs(told["sd"] / truth.sd - 1) < 4 / 1000**0.5)
-    assert abs(engine.log_evidence - truth.log_evidence) < 4 * 0.08  # its sd over 32 seeds
+    assert abs(engine.log_evidence - truth.log_evidence) < 0.2
     engine.diagnose()
     engine.to_arviz()
 
@@ -407,7 +407,7 @@ def test_draws_that_do_not_fit_are_repaired_or_refused(exact, cold):
         engine = warm(draws.assign(sigma_level=1.5 * draws.sigma_level), walk()[:80])
     told, truth = engine.summary(), exact[80]
     assert np.all(np.abs(told["mean"] - truth.mean) < 4 * truth.sd / 300**0.5)
-    assert abs(engine.log_evidence - truth.log_evidence) < 4 * 0.08  # its sd over 32 seeds
+    assert abs(engine.log_evidence - truth.log_evidence) < 0.2
     with pytest.raises(ModelError, match="too far off to be repaired"):
         warm(draws.assign(sigma_level=1e4 * draws.sigma_level), walk()[:80])
 
