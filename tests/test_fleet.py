@@ -12,7 +12,7 @@ from smcssm.errors import InputError, ModelError
 
 NAMES, ROWS, N = tuple("abcdefgh"), 40, 64
 MODEL = ss.models.LocalLevel(initial_mean=0.0, initial_sd=3.0)
-OPTIONS = dict(n_particles=N, move=ss.moves.Metropolis("random_walk"))
+OPTIONS = dict(n_particles=N)
 
 
 def streams(n_series, rows, seed=0):

@@ -7,6 +7,7 @@ is the first series once more, for which nothing is due.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,11 @@ class Batch(NamedTuple):
     def back(self, n_series: int) -> Int[np.ndarray, " b"]:
         """Where their results go; those that were not due go nowhere."""
         return np.where(self.due, self.series, n_series)
+
+    def among(self, earlier: Batch) -> Int[np.ndarray, " b"]:
+        """Where these series are in an earlier batch that holds them all."""
+        order = np.argsort(earlier.series, kind="stable")
+        return order[np.searchsorted(earlier.series, self.series, sorter=order)]
 
     def spread(self, told: Array, n_series: int) -> np.ndarray:
         """What is told of each, for all series; 0 of the others."""
@@ -70,6 +76,12 @@ def batch(series: Int[np.ndarray, " d"], n_series: int) -> Batch:
 def take(tree: PyTree[Array], series: Int[Array, " b"]) -> PyTree[Array]:
     """Some series of a population; the series axis of a leaf is its only or last but one, as for ``select``."""
     return jax.tree.map(lambda a: jnp.take(a, series, axis=max(a.ndim - 2, 0)), tree)
+
+
+@partial(jax.jit, static_argnums=2)
+def take_first(tree: PyTree[Array], places: Int[Array, " b"], each: int) -> PyTree[Array]:
+    """Some series of leaves whose first axis counts series, ``each`` entries of every one."""
+    return jax.tree.map(lambda a: a.reshape(-1, each, *a.shape[1:])[places].reshape(-1, *a.shape[1:]), tree)
 
 
 @jax.jit

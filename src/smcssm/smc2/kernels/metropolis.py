@@ -23,7 +23,7 @@ from smcssm.errors import ModelError
 from smcssm.history import History
 from smcssm.smc2 import relabel
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, move_key, resample, the_others
-from smcssm.smc2.batch import batch, put, take
+from smcssm.smc2.batch import Batch, batch, put, take, take_first
 from smcssm.smc2.challengers import Challengers, accept, replay
 from smcssm.smc2.population import SMC2, Population, fold_in, particles
 from smcssm.smc2.proposals import Mixture, RandomWalk
@@ -64,22 +64,26 @@ class Metropolis(AbstractKernel):
     ) -> tuple[Population, Moved]:
         """Resample, then one proposal per particle and sweep, replayed and judged.
 
-        Proposals are fitted anew each time around, and serve sweeps of the same series that follow each other. Of many
-        series those alone go on that have not forgotten where they were.
+        Proposals are fitted anew each time around, and serve the sweeps of that kind that follow each other. Of many
+        series those alone go on that have not forgotten where they were, by the fit that they have: what a series draws
+        does not depend on which others are still at it.
         """
         population = compiled(resample, smc)(population, due, np.int64(rung))
-        fitted: tuple[Any, ...] = ()
+        fitted: tuple[Any, ...] = (None,)
 
         def sweep(population: Population, due: Bool[np.ndarray, " s"], number: int) -> Any:
             nonlocal fitted
             counters, proposal = (np.int64(rung), np.int64(number)), self.proposals[number % len(self.proposals)]
             few = batch(np.flatnonzero(due), len(due))
-            whole = len(few.due) == len(due)
+            if whole := len(few.due) == len(due):
+                few = Batch(np.arange(len(due)), due)
             here = (population, history, since, due) if whole else (
                 take(population, few.series), history.of(few.series), since[few.series], few.due
             )
-            if number % len(self.proposals) == 0 or fitted[:2] != (proposal, few.series.tobytes()):
-                fitted = proposal, few.series.tobytes(), fitting(smc, proposal, here[0])
+            if number % len(self.proposals) == 0 or fitted[0] != proposal:
+                fitted = proposal, few, fitting(smc, proposal, here[0])
+            elif len(few.due) != len(fitted[1].due) or (few.series != fitted[1].series).any():
+                fitted = proposal, few, take_first(fitted[2], few.among(fitted[1]), smc.folds)
             part, *told = _sweep(smc, proposal, fitted[2], *here, counters)
             if whole:
                 return part, *told
