@@ -138,13 +138,14 @@ SWITCHING_MEAN = Case(
     ),
     prior=Independent({"shift": HalfNormal(2.0), "stay": Beta(8.0, 2.0), "sigma_ar": HalfNormal(1.0)}),
     simulate=_switching,
-    box=((0.0, 6.0), (0.2, 1.0), (0.0, 2.0)),
+    box=((0.0, 6.0), (-1.4, 14.0), (0.0, 2.0)),
+    logit=("stay",),
     log_prior=lambda shift, stay, sigma: (
         stats.halfnorm.logpdf(shift, scale=2.0) + stats.beta.logpdf(stay, 8.0, 2.0) + stats.halfnorm.logpdf(sigma)
     ),
     matrices=None,
     log_likelihood=switching_log_likelihood,
-    size=44,
+    size=32,
 )
 
 # --- two regimes that nothing tells apart -----------------------------------------------------------------------------

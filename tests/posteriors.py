@@ -11,7 +11,7 @@ import pymc as pm
 from scipy import stats
 from scipy.integrate import cumulative_trapezoid
 from scipy.interpolate import CubicSpline
-from scipy.special import logsumexp
+from scipy.special import expit, logsumexp
 
 import smcssm as ss
 from smcssm.priors import HalfNormal, Independent
@@ -40,6 +40,7 @@ class Case(NamedTuple):
     matrices: object
     log_likelihood: object = None  # of y over the axes of a grid, where the state is not linear and Gaussian
     size: int | None = None  # of a grid along each axis
+    logit: tuple = ()  # the names whose axes, and box, are equidistant in the logit: densities that end steeply at one
 
     def answer(self, y, size=None, keep=1.0):
         """The posterior at the end of y, by quadrature: a coarse pass finds the box that a fine one fills.
@@ -49,18 +50,22 @@ class Case(NamedTuple):
         size = size or self.size or {2: 200, 3: 64}[len(self.names)]
         box = self.box
         for _ in range(2):
-            grids = [low + (np.arange(size) + 0.5) * (high - low) / size for low, high in box]
+            axes = [low + (np.arange(size) + 0.5) * (high - low) / size for low, high in box]
+            grids = [expit(a) if name in self.logit else a for name, a in zip(self.names, axes, strict=True)]
             w, log_evidence = self._weights(y, grids, box, keep)
             marginals = [w.sum(axis=tuple(j for j in range(len(box)) if j != i)) for i in range(len(box))]
-            box = tuple(_around(p, g, b) for p, g, b in zip(marginals, grids, box, strict=True))
+            box = tuple(_around(p, a, b) for p, a, b in zip(marginals, axes, box, strict=True))
         mean = np.array([p @ g for p, g in zip(marginals, grids, strict=True)])
         sd = np.sqrt([p @ (g - m) ** 2 for p, g, m in zip(marginals, grids, mean, strict=True)])
-        quantiles = np.array([_quantiles(p, g) for p, g in zip(marginals, grids, strict=True)])
+        quantiles = np.array([_quantiles(p, a) for p, a in zip(marginals, axes, strict=True)])
+        logit = np.isin(self.names, self.logit)
+        quantiles[logit] = expit(quantiles[logit])
         return Answer(mean, sd, quantiles, log_evidence)
 
     def _weights(self, y, grids, box, keep):
         theta = np.meshgrid(*grids, indexing="ij")
         log_prior = self.log_prior(*theta) + sum(np.log((b - a) / len(g)) for (a, b), g in zip(box, grids, strict=True))
+        log_prior += sum(np.log(v - v * v) for n, v in zip(self.names, theta, strict=True) if n in self.logit)
         if self.log_likelihood is None:
             log_lik, forgotten = self._linear(y, theta, log_prior, keep)
         else:
