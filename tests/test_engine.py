@@ -52,9 +52,10 @@ def assert_same(a, b):
 
 def test_a_block_is_bit_for_bit_its_steps_and_read_outs_change_nothing():
     stepped, block, split = small(), small(), small()
-    infos = []
+    infos, corrected = [], 0.0
     for y in GAPS:
         infos.append(stepped.step(y))
+        corrected += stepped._runtime.state.last_move.correction[0] if infos[-1].moved else 0.0
         if stepped.t % 10 == 0:
             stepped.summary(), stepped.state(), stepped.forecast(2), stepped.posterior(10)
     columns = block.update(GAPS)
@@ -65,7 +66,7 @@ def test_a_block_is_bit_for_bit_its_steps_and_read_outs_change_nothing():
     assert_same(leaves(split), leaves(block))
     np.testing.assert_array_equal([i.log_predictive for i in infos], columns.log_predictive)
     assert [i.status for i in columns] == [i.status for i in infos]
-    np.testing.assert_allclose(columns.log_predictive.sum(), block.log_evidence, rtol=1e-12)
+    np.testing.assert_allclose(columns.log_predictive.sum() + corrected, block.log_evidence, rtol=1e-12)
 
 
 def test_copies_go_their_own_way_and_reset_is_a_new_beginning():

@@ -24,7 +24,7 @@ def across(how: Any, values: np.ndarray) -> np.ndarray:
 
 
 def over_runs(rows: Rows, t: int, n_channels: int) -> tuple[StepInfos, np.ndarray]:
-    """Independent runs averaged; log-predictives add up to the log evidence."""
+    """Independent runs averaged; log-predictives add up to the log evidence but for what moves correct."""
     row, accepted = rows.row, np.ma.masked_invalid
     mean = across(np.mean, row.predictive_mean)
     between = across(np.var, row.predictive_mean) if row.ess.shape[-1] > 1 else 0.0
@@ -33,7 +33,7 @@ def over_runs(rows: Rows, t: int, n_channels: int) -> tuple[StepInfos, np.ndarra
     mean, sd, pit = (a[:, 0] if n_channels == 1 else a for a in (mean, sd, pit))
     infos = StepInfos(
         t=t + 1 + np.arange(len(row.ess)),
-        log_predictive=np.diff(log_mean(rows.log_evidence)),
+        log_predictive=log_mean(rows.log_evidence[1:] - rows.correction) - log_mean(rows.log_evidence[:-1]),
         predictive_mean=mean,
         predictive_sd=sd,
         pit=pit,

@@ -50,10 +50,14 @@ class Committed(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a call reported, observation by observation: leaves of ``row`` are ``[t, ..., s]``."""
+    """What a call reported, observation by observation: leaves of ``row`` are ``[t, ..., s]``.
+
+    ``log_evidence`` has one value more, from before the first; ``correction`` is what moves have changed it by.
+    """
 
     row: Row
     log_evidence: np.ndarray
+    correction: np.ndarray
     moved: np.ndarray
     acceptance: np.ndarray
     moves: tuple
@@ -370,12 +374,13 @@ def _join(reports: list, evidence: np.ndarray, n_series: int) -> Rows:
     """The rows of all parts; of at least one."""
     total = len(evidence) - 1
     moved, acceptance = np.zeros((total, n_series), bool), np.full((total, n_series), np.nan)
-    start = 0
+    start, correction = 0, np.zeros((total, n_series))
     for rows, move in reports:
         start += len(rows.ess)
         if move is not None:
             moved[start - 1], acceptance[start - 1] = move.due, np.where(move.due, move.acceptance, np.nan)
+            correction[start - 1] = move.correction
     row = reports[0][0]
     if len(reports) > 1:
         row = Row(*(np.concatenate(leaves) for leaves in zip(*(r for r, _ in reports), strict=True)))
-    return Rows(row, evidence, moved, acceptance, tuple(m for _, m in reports if m is not None))
+    return Rows(row, evidence, correction, moved, acceptance, tuple(m for _, m in reports if m is not None))

@@ -136,10 +136,13 @@ def _object(words: Words, arrays: Mapping[str, np.ndarray], classes: Classes) ->
     fields = None if kind is None else _fields(kind)
     if kind is None or fields is None:
         raise CheckpointError(f"it holds a {words['class']!r}, which has no place in this engine")
-    if set(words["fields"]) != set(fields):
-        differ = ", ".join(sorted(set(words["fields"]) ^ set(fields)))
-        raise CheckpointError(f"{words['class']} has other fields in this version of smcssm: {differ}")
-    values = {name: rebuilt(words["fields"][name], arrays, classes) for name in fields}
+    since = getattr(kind, "_field_defaults", {})  # of a later version than the file, perhaps
+    differ = set(words["fields"]) ^ set(fields)
+    if differ - since.keys():
+        names = ", ".join(sorted(differ))
+        raise CheckpointError(f"{words['class']} has other fields in this version of smcssm: {names}")
+    values = {name: rebuilt(words["fields"][name], arrays, classes) for name in fields if name not in differ}
+    values |= {name: since[name] for name in differ}
     if issubclass(kind, tuple):
         return tuple.__new__(kind, [values[name] for name in fields])
     new = object.__new__(kind)

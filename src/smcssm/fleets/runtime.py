@@ -131,7 +131,7 @@ class FleetRuntime:
         _check_finite(taken, rows.log_evidence)
         kept = without(row, impossible, reported=True)
         lengths = self._append(state, kept, taken, rows.pooled)
-        moved, acceptance = np.zeros(n, bool), np.full(n, np.nan)
+        moved, acceptance, correction = np.zeros(n, bool), np.full(n, np.nan), np.zeros(n)
         pending = followed(smc, state.pending, state.histories, lengths, taken, rows)
         pending, now = turn(smc, pending, lengths, taken, rows.pooled, wants)
         turns = smc.schedule.turns(smc)
@@ -143,7 +143,8 @@ class FleetRuntime:
             if report is not None:
                 here = some.due & report.due
                 moved[some.series[here]], acceptance[some.series[here]] = True, report.acceptance[here]
-        gain = np.where(taken, rows.log_evidence - state.log_evidence, 0.0)
+                correction[some.series[here]] = report.correction[here]
+        gain = np.where(taken, rows.log_evidence - correction - state.log_evidence, 0.0)
         after = state._replace(
             population=population,
             pending=pending,

@@ -65,11 +65,11 @@ def scores(snapshot: Snapshot, since: int = 0) -> pd.DataFrame:
     """Scores of the one-step forecasts of observations ``since`` + 1 to t, a row for each channel.
 
     ``n`` values that were there; ``log_score``, their mean log predictive density (in the row ``joint``, of all
-    channels together, and there per observation; its sum is ``log_evidence`` for since=0); ``crps`` and ``rmse``,
-    means, lower is better; with ``Particle`` and ``RaoBlackwell`` the CRPS is that of the forecast itself, from a draw
-    of each particle and so without bias, else that of the normal law with its mean and sd; ``coverage_50`` and
-    ``coverage_90``, the share of values in the central 50% and 90% of their forecasts; ``calibration``, the p-value of
-    a chi-squared test that the PIT is uniform over ten bins.
+    channels together, and there per observation; its sum is ``log_evidence`` for since=0, but for what moves have
+    corrected of that); ``crps`` and ``rmse``, means, lower is better; with ``Particle`` and ``RaoBlackwell`` the CRPS
+    is that of the forecast itself, from a draw of each particle and so without bias, else that of the normal law with
+    its mean and sd; ``coverage_50`` and ``coverage_90``, the share of values in the central 50% and 90% of their
+    forecasts; ``calibration``, the p-value of a chi-squared test that the PIT is uniform over ten bins.
     """
     import pandas as pd
 

@@ -7,12 +7,13 @@
                     min(1, prior(theta') L(theta') q(theta) / prior(theta) L(theta) q(theta'))
                 if phi < 1 and three quarters have moved since it last rose: raise it as far as half of the ESS allows
 
-    if the population is astray and the challengers are a good importance sample of the whole posterior:
-        they replace it, and their estimate the evidence
+    if the challengers are a good importance sample of the whole posterior:
+        they correct the evidence, and where the population is astray they replace it
 
 Given what was known at the start the challengers are independent of the population, so each set is one sweep of an
 independence sampler, whatever the target has become since: p(theta | y_1:t) is left invariant. They are also an
-importance sample of the whole posterior, properly weighted by prior L / q, which checks the evidence for nothing.
+importance sample of the whole posterior, properly weighted by prior L / q, which checks and corrects the evidence for
+nothing (see `evidence`).
 
 A population that the posterior ran away from is rescued by its challengers (see `rescue`).
 """
@@ -33,6 +34,7 @@ from smcssm.resampling import effective_sample_size
 from smcssm.smc2 import exchange, relabel
 from smcssm.smc2.adapt import carried, climb, from_folds, in_folds, mixing, resample
 from smcssm.smc2.challengers import Challengers, accept, take, tempered_log_density, with_lag_here
+from smcssm.smc2.evidence import CONSISTENT, compared, own_variance
 from smcssm.smc2.kernels.metropolis import Metropolis, blank_like, fit
 from smcssm.smc2.population import (
     SMC2,
@@ -45,7 +47,7 @@ from smcssm.smc2.population import (
     stream,
 )
 from smcssm.smc2.report import Row
-from smcssm.smc2.rescue import UNSURE, importance, own_variance, refit, rescue
+from smcssm.smc2.rescue import UNSURE, refit, rescue
 
 CLOSED = 2**62  # the first row of a pool that is not open
 
@@ -96,7 +98,10 @@ class Feed(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What came of a judgement, per series. ``gap`` is importance sampling's log evidence less the running one."""
+    """What came of a judgement, per series.
+
+    ``gap`` is importance sampling's log evidence less the running one, ``correction`` what it has changed that by.
+    """
 
     acceptance: Float[Any, " s"]
     correlation: Float[Any, " s"]
@@ -106,6 +111,7 @@ class Verdict(NamedTuple):
     pareto_k: Float[Any, " s"]
     gap: Float[Any, " s"]
     gap_sd: Float[Any, " s"]
+    correction: Float[Any, " s"]
 
 
 def idle(smc: SMC2, proposal: AbstractProposal, sets: int, budget: int, population: Population) -> Cycle:
@@ -295,9 +301,10 @@ def judge(
     again = ready & ((population.phi < 1) | (unmoved > 0.1) | (distinct < 0.5 * n))
     lagging = ess < 0.1 * n
     log_target = tempered_log_density(smc, population.phi, cycle.challengers)
-    k, gap, gap_sd = importance(smc, population, log_target - cycle.log_q)
-    wrong = jnp.where(k > 0.7, bridged == 1, jnp.abs(gap) > 4 * gap_sd)  # q of a bridge need not fit its end
+    k, gap, gap_sd = compared(smc, population, log_target - cycle.log_q)
+    wrong = jnp.where(k > 0.7, bridged == 1, jnp.abs(gap) > CONSISTENT * gap_sd)  # q of a bridge need not fit its end
     doubtful = lagging | wrong | (bridged < 1) | (own_variance(smc, population) > UNSURE)
+    before = population.log_evidence
     astray, replaced, population = rescue(
         smc, proposal, cycle.tuning, cycle.challengers, cycle.log_q, population, ready, doubtful
     )
@@ -315,7 +322,8 @@ def judge(
     if isinstance(smc.kernel, Metropolis) and smc.kernel.relabel:  # last, as with an immediate move
         population = relabel.anew(smc, population, ready, jnp.asarray(sets), jnp.asarray(sets))
     population = sort_marginals(smc, population)
-    return cycle, population, Verdict(rate, correlation, distinct, status, again, k, gap, gap_sd)
+    check = k, gap, gap_sd, population.log_evidence - before
+    return cycle, population, Verdict(rate, correlation, distinct, status, again, *check)
 
 
 def _settle(population: Population, ready: Bool[Array, " s"]) -> Population:

@@ -1,12 +1,9 @@
-"""What challengers know beyond judging: a check of the evidence, and the way back for a population that is astray.
+"""The way back for a population that is astray: challengers know more than to be judged.
 
-K sets of N challengers from a known q, with exact likelihoods, are an importance sample of the whole posterior:
-
-    w_j = prior(theta_j) L(theta_j) / q(theta_j),    Z ~ mean of w,    error from ESS(w), trust from its Pareto k
-
-Where the posterior runs away from the population faster than cycles can follow (a break in the data, say), weights and
-then evidence are of a few particles. Such a population is astray: it lags, is still bridging, consists of copies, is
-unsure of its evidence or contradicts importance sampling.
+They are an importance sample of the whole posterior (see `evidence`). Where the posterior runs away from the
+population faster than cycles can follow (a break in the data, say), weights and then evidence are of a few particles.
+Such a population is astray: it lags, is still bridging, consists of copies, is unsure of its evidence or contradicts
+importance sampling.
 
     if the challengers are a good sample, and have seen every mode of the population:  they replace it, Z included
     else if they know more of the whole posterior than the population does:            the next q is fitted to them
@@ -24,7 +21,7 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, PyTree
 
 from smcssm.core import AbstractProposal
 from smcssm.resampling import (
@@ -35,8 +32,9 @@ from smcssm.resampling import (
     pareto_shape,
     systematic,
 )
-from smcssm.smc2.adapt import carried, from_folds, gather, group_variance, in_folds
-from smcssm.smc2.challengers import Challengers, tempered_log_density
+from smcssm.smc2.adapt import carried, from_folds, gather, in_folds
+from smcssm.smc2.challengers import Challengers
+from smcssm.smc2.evidence import corrected, enough, importance_weights, missed, together
 from smcssm.smc2.kernels.metropolis import fit
 from smcssm.smc2.population import SMC2, Population, Stream, at_full_exponent, select, stream
 from smcssm.smc2.proposals.points import flattened
@@ -54,23 +52,19 @@ def rescue(
     ready: Bool[Array, " s"],
     doubtful: Bool[Array, " s"],
 ) -> tuple[Bool[Array, " s"], Bool[Array, " s"], Population]:
-    """Let good importance samples replace a doubtful population.
+    """Let good importance samples replace a doubtful population, and correct the evidence of another.
 
     Returns where the challengers are no good yet but know more than the population, where they have replaced it, and
-    the population. Challengers know nothing of a mode that q has missed: where more than 5% of the population has a
-    larger ratio of posterior to q than any of them, the population is the better one.
+    the population. Where q has missed a mode the population is the better one.
     """
-    n, whole = population.z.shape[-1], _log_weight(smc, challengers, log_q)
-    weight, z = at_full_exponent(population), in_folds(smc, population.z)
+    whole, z = importance_weights(smc, challengers, log_q), in_folds(smc, population.z)
     own_log_q = from_folds(jax.vmap(proposal.log_density)(tuning, z, z), len(ready))
-    ratio = tempered_log_density(smc, jnp.ones_like(population.phi), population) - own_log_q
-    missed = jnp.sum(jnp.where(ratio > jnp.max(whole, axis=-1, keepdims=True), normalise(weight), 0.0), axis=-1) > 0.05
-    own = jax.vmap(distinct_sample_size)(population.z[0], normalise(weight))
-    known = effective_sample_size(whole)
-    few = max(0.1 * n, 10.0 * len(population.z))
-    astray = ready & ~missed & (doubtful | (own < few))
+    own = jax.vmap(distinct_sample_size)(population.z[0], normalise(at_full_exponent(population)))
+    known, few = effective_sample_size(whole), enough(population)
+    astray = ready & ~missed(smc, population, own_log_q, whole) & (doubtful | (own < few))
     good = astray & (known >= few) & (jax.vmap(pareto_shape)(whole) <= 0.7)
-    return astray & ~good & (known > own), good, select(good, adopt(smc, challengers, whole, population), population)
+    kept = corrected(smc, population, own_log_q, whole, ready & ~doubtful & ~astray)
+    return astray & ~good & (known > own), good, select(good, adopt(smc, challengers, whole, population), kept)
 
 
 def adopt(
@@ -83,7 +77,7 @@ def adopt(
     """
     n, groups = population.z.shape[-1], smc.groups
     log_weight, *chosen = jax.tree.map(
-        lambda a: _together(groups, a, population.z), (log_weight, *carried(challengers))
+        lambda a: together(groups, a, population.z), (log_weight, *carried(challengers))
     )
     grouped = log_weight.reshape(len(log_weight), groups, -1)
     keys = jax.vmap(lambda k: jax.random.split(k, groups))(stream(population.key, Stream.CHALLENGERS, population.t, 3))
@@ -115,39 +109,6 @@ def refit(
 ) -> PyTree[Array]:
     """A proposal fitted to the challengers, by flattened importance weights, instead of to the population."""
     goal = max(0.2 * log_q.shape[-1], 30.0 * len(population.z))
-    told = jnp.log(jax.vmap(partial(flattened, goal=goal))(_log_weight(smc, challengers, log_q)))
-    z, log_weight = (_together(smc.folds, a, population.z) for a in (challengers.z, told))
+    told = jnp.log(jax.vmap(partial(flattened, goal=goal))(importance_weights(smc, challengers, log_q)))
+    z, log_weight = (together(smc.folds, a, population.z) for a in (challengers.z, told))
     return fit(smc, proposal, replace(population, z=z, log_weight=log_weight))
-
-
-def importance(
-    smc: SMC2, population: Population, log_weight: Float[Array, "s n"]
-) -> tuple[Float[Array, " s"], Float[Array, " s"], Float[Array, " s"]]:
-    """What the challengers say as importance samples: Pareto k, and log evidence less the running one with its sd.
-
-    The running evidence's own error is the larger of what groups and resamplings show.
-    """
-    log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
-    estimate = log_mean_weight(log_weight) - population.log_mass
-    relative = 1 / jnp.maximum(effective_sample_size(log_weight), 1.0) - 1 / log_weight.shape[-1]
-    sd = jnp.sqrt(relative + own_variance(smc, population))
-    return jax.vmap(pareto_shape)(log_weight), estimate - population.log_evidence, sd
-
-
-def own_variance(smc: SMC2, population: Population) -> Float[Array, " s"]:
-    """Of the running log evidence."""
-    between = population.evidence_variance + group_variance(smc, population.log_weight)
-    return jnp.maximum(between, population.lost)
-
-
-def _log_weight(smc: SMC2, challengers: Challengers, log_q: Float[Array, "s kn"]) -> Float[Array, "s kn"]:
-    """Log importance weights of the challengers under the whole posterior; NaN made -inf."""
-    log_weight = tempered_log_density(smc, jnp.ones(len(log_q)), challengers) - log_q
-    return jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
-
-
-def _together(parts: int, a: Shaped[Array, "*z s kn"], z: Float[Array, "z s n"]) -> Shaped[Array, "*z s kn"]:
-    """Challengers of all sets with those of the same group or fold together, as ``adapt`` wants them."""
-    shape = a.shape[:-1]
-    a = a.reshape(*shape, a.shape[-1] // z.shape[-1], parts, -1)
-    return jnp.swapaxes(a, -3, -2).reshape(*shape, -1)

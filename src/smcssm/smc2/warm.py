@@ -103,8 +103,9 @@ def _repair(
 def _move(smc: SMC2, population: Population, history: History, since: Any) -> tuple[Population, MoveReport]:
     due = np.ones(population.t.shape, bool)
     report = MoveReport.start(population, due)
+    before = population.log_evidence
     population, moved = smc.kernel.move(smc, population, history, since, due, rung=ROUNDS + 1, max_sweeps=MAX_SWEEPS)
-    return compiled(sort_marginals, smc)(population), report.rung(moved, due).end()
+    return compiled(sort_marginals, smc)(population), report.rung(moved, due, population.log_evidence - before).end()
 
 
 def _placed(smc: SMC2, fresh: Population, z: Array, first: Any, t: Array) -> Population:

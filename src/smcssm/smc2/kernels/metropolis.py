@@ -25,6 +25,7 @@ from smcssm.smc2 import relabel
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, move_key, resample, the_others
 from smcssm.smc2.batch import Batch, batch, put, take, take_first
 from smcssm.smc2.challengers import Challengers, accept, replay
+from smcssm.smc2.evidence import corrected, importance_weights
 from smcssm.smc2.population import SMC2, Population, fold_in, particles
 from smcssm.smc2.proposals import Mixture, RandomWalk
 from smcssm.smc2.sweeps import Moved, decorrelate
@@ -122,9 +123,26 @@ def _sweep(
     counters: tuple[np.int64, np.int64],
 ) -> tuple[Population, Float[Array, " s"], Int[Array, " s"]]:
     """Draw, replay and judge; also the acceptance rate and the status."""
-    challengers, log_ratio = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)
+    challengers, *log_q = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)
     challengers = replay(smc, population, challengers, history, since, *counters)
-    return compiled(accept, smc)(population, challengers, log_ratio, due, *counters)
+    return compiled(judge, smc, proposal.independent)(population, challengers, tuple(log_q), due, *counters)
+
+
+def judge(
+    smc: SMC2,
+    independent: bool,
+    population: Population,
+    challengers: Challengers,
+    log_q: tuple[Float[Array, "s n"], Float[Array, "s n"]],
+    due: Bool[Array, " s"],
+    rung: Int[Array, ""],
+    sweep: Int[Array, ""],
+) -> tuple[Population, Float[Array, " s"], Int[Array, " s"]]:
+    """Metropolis-Hastings, and the evidence corrected by challengers that do not depend on the population."""
+    backward, forward = log_q
+    if independent:
+        population = corrected(smc, population, backward, importance_weights(smc, challengers, forward), due)
+    return accept(smc, population, challengers, backward - forward, due, rung, sweep)
 
 
 def in_turn(proposal: str | AbstractProposal) -> tuple[AbstractProposal, ...]:
@@ -147,8 +165,8 @@ def draw(
     first: Observation,
     rung: Int[Array, ""],
     sweep: Int[Array, ""],
-) -> tuple[Challengers, Float[Array, "s n"]]:
-    """Draw from each fold's proposal, and start the filters at the draws."""
+) -> tuple[Challengers, Float[Array, "s n"], Float[Array, "s n"]]:
+    """Draw from each fold's proposal, and start the filters at the draws; log q(z given z') and log q(z' given z)."""
     key = move_key(population, rung, sweep)
     z, n_series = in_folds(smc, population.z), len(population.t)
     keys = jax.vmap(lambda k: jax.random.split(k, len(z) // n_series))(fold_in(key, 1)).reshape(-1)
@@ -157,7 +175,8 @@ def draw(
     z_new = from_folds(z_new, n_series)
     params, belief = particles(smc, fold_in(key, 2), z_new, blank_like(first), population.belief)
     zero = jnp.zeros_like(population.log_lik)
-    return Challengers(z_new, params, belief, zero, zero), from_folds(backward - forward, n_series)
+    of_particles = from_folds(backward, n_series), from_folds(forward, n_series)
+    return Challengers(z_new, params, belief, zero, zero), *of_particles
 
 
 def fit(smc: SMC2, proposal: AbstractProposal, population: Population) -> PyTree[Array]:

@@ -75,9 +75,9 @@ class WasteFree(AbstractKernel):
         for number in range(self.length - 1):
             counters, turn = (np.int64(rung), np.int64(number)), number % len(self.proposals)
             step = compiled(draw, smc, self.proposals[turn])
-            challengers, log_ratio = step(tunings[turn], chains, history.first, *counters)
+            challengers, backward, forward = step(tunings[turn], chains, history.first, *counters)
             challengers = replay(smc, chains, challengers, history, since, *counters)
-            chains, accepted, told = compiled(accept, smc)(chains, challengers, log_ratio, due, *counters)
+            chains, accepted, told = compiled(accept, smc)(chains, challengers, backward - forward, due, *counters)
             states.append(chains)
             rate, status = rate + np.asarray(accepted), np.maximum(status, told)
         kept = tuple(carried(state) for state in states)

@@ -35,8 +35,8 @@ PACE = 10  # rungs over which the pace of a climb is measured
 class MoveReport(NamedTuple):
     """What a move did, per series: mean acceptance over its sweeps, and how well its last rung mixed.
 
-    Paced moves add what their challengers say as importance samples: the Pareto k of their weights, and their log
-    evidence less the running one, with the standard deviation of that gap.
+    ``correction`` is what importance sampling has changed the log evidence by (see `smc2.evidence`). Paced moves add
+    the Pareto k of its weights, and its log evidence less the running one with the standard deviation of that gap.
     """
 
     t: Int[np.ndarray, " s"]
@@ -51,15 +51,16 @@ class MoveReport(NamedTuple):
     gap: Float[np.ndarray, " s"] | None = None
     gap_sd: Float[np.ndarray, " s"] | None = None
     variance: Variance | None = None
+    correction: Float[np.ndarray, " s"] | float = 0.0
 
     @classmethod
     def start(cls, population: Population, due: Bool[np.ndarray, " s"]) -> MoveReport:
         """Before the first rung."""
         zero = np.zeros(due.shape)
         none = zero.astype(int)
-        return cls(np.asarray(population.t), due, zero, zero, none, none, none)
+        return cls(np.asarray(population.t), due, zero, zero, none, none, none, correction=zero)
 
-    def rung(self, moved: Moved, due: Bool[np.ndarray, " s"]) -> MoveReport:
+    def rung(self, moved: Moved, due: Bool[np.ndarray, " s"], correction: Array) -> MoveReport:
         """After one more rung in the series that are due; acceptance is a sum until ``end``."""
         return self._replace(
             acceptance=self.acceptance + moved.acceptance,
@@ -67,6 +68,7 @@ class MoveReport(NamedTuple):
             distinct=np.where(due, moved.distinct, self.distinct),
             status=np.maximum(self.status, moved.status),
             sweeps=self.sweeps + moved.sweeps,
+            correction=self.correction + np.asarray(correction),
             rungs=self.rungs + 1,
             variance=None if moved.variance is None else moved.variance.after(self.variance),
         )
@@ -84,6 +86,7 @@ class MoveReport(NamedTuple):
             distinct=np.where(self.due, self.distinct, earlier.distinct),
             status=np.maximum(self.status, earlier.status),
             sweeps=self.sweeps + earlier.sweeps,
+            correction=self.correction + earlier.correction,
             rungs=earlier.rungs + 1 + self.rungs,
             variance=None if self.variance is None else self.variance.after(earlier.variance),
         )
@@ -163,10 +166,11 @@ class Immediate(AbstractSchedule):
             if (hopeless := due & self._out_of_reach(climbed)).any():
                 taken_in = np.exp(climbed[-1][hopeless].min())
                 raise ImpossibleObservationError(_TOO_FAR.format(report.rungs, taken_in), hopeless)
+            before = population.log_evidence
             population, moved = smc.kernel.move(
                 smc, population, history, since, due, rung=first_rung + report.rungs, max_sweeps=self.max_sweeps
             )
-            report = report.rung(moved, due)
+            report = report.rung(moved, due, population.log_evidence - before)
             population, due = compiled(climb, smc)(population, due)
             due = np.asarray(due)
             climbed.append(_log_phi(population))

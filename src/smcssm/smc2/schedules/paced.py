@@ -240,7 +240,7 @@ def _report(population: Population, ready: Bool[np.ndarray, " s"], verdict: Verd
     start = MoveReport.start(population, ready)
     chosen = {
         name: np.where(ready, getattr(verdict, name), getattr(start, name))
-        for name in ("acceptance", "correlation", "distinct", "status")
+        for name in ("acceptance", "correlation", "distinct", "status", "correction")
     }
     check = {name: np.where(ready, getattr(verdict, name), np.nan) for name in ("pareto_k", "gap", "gap_sd")}
     return start._replace(**chosen, **check, sweeps=np.where(ready, sets, 0), rungs=1)
