@@ -311,14 +311,17 @@ def test_forecasts_together_and_in_parts(dated):
     np.testing.assert_allclose(table["component_mean"], table["mean"], rtol=1e-12)
     np.testing.assert_allclose(table["component_sd"][:, 0] ** 2, table["sd"][:, 0] ** 2 - w @ theta["sigma_obs"] ** 2)
     assert table["component"].values.tolist() == ["Level"]
-    dead = dated.copy()  # at weight zero a belief may be anything
+    dead = dated.copy()  # at weight zero beliefs and parameters may be anything
     state = dead._runtime.state
     with jax.enable_x64(True):
         law = dataclasses.replace(belief, mean=belief.mean.at[..., 0].set(np.nan))
         none = state.population.log_weight.at[:, 0].set(-np.inf)
-        population = dataclasses.replace(state.population, belief=law, log_weight=none)
+        params = jax.tree.map(lambda a: a.at[..., 0].set(np.nan), state.population.params)
+        population = dataclasses.replace(state.population, belief=law, params=params, log_weight=none)
     dead._runtime.state = state._replace(population=population)
     assert np.isfinite(dead.forecast(3, covariance=True)["covariance"]).all()
+    among = dead.forecast(times=[AWARE + pd.Timedelta(d, "D") for d in (0.5, 3)], covariance=True)
+    np.testing.assert_allclose(np.sqrt(np.diag(among["covariance"][:, 0, :, 0])), among["sd"][:, 0], rtol=1e-9)
     past = dated.forecast(times=[AWARE + pd.Timedelta("7h")], components=True)
     np.testing.assert_allclose(past["component_mean"], past["mean"], rtol=1e-12)
     np.testing.assert_allclose(past["component_sd"] ** 2, past["sd"] ** 2 - w @ theta["sigma_obs"] ** 2)
