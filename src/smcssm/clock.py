@@ -195,11 +195,11 @@ def among(timing: Timing, clock: Clock, dt: np.ndarray, stamps: np.ndarray) -> t
 
     And the time before each of all, in the order of times.
     """
-    start = clock.first if timing.origin is None else timing.origin
     gaps = dt.astype(float)
     if timing.unit is not None:
         nanoseconds = np.rint(gaps * timing.unit.astype(np.int64)).astype(np.int64)
         gaps = nanoseconds.astype("timedelta64[ns]")
+    start = clock.first - gaps[0] if timing.origin is None else timing.origin  # a first exposure begins before its row
     seen = start + np.cumsum(gaps)
     after = np.searchsorted(seen, stamps, side="right")
     merged = np.insert(seen, after, stamps)

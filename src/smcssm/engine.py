@@ -445,6 +445,7 @@ class Engine:
                 state.layout,
                 state.clock.taken,
                 dt,
+                inside=inside,
                 inputs=inputs,
                 noise_sd=noise_sd,
                 exposure=exposure,

@@ -124,11 +124,15 @@ def future(  # noqa: PLR0913
     taken: int,
     dt: np.ndarray,
     *,
+    inside: int = 0,
     inputs: Any = None,
     noise_sd: Any = None,
     exposure: Any = None,
 ) -> Observation:
-    """Rows in which nothing is observed, with what a forecast needs of them."""
+    """Rows in which nothing is observed, with what a forecast needs of them.
+
+    The first ``inside`` of them lie between observations, the time before them is not known here.
+    """
     n, names = len(dt), model.channel_names
     _check_averages(model, exposure)
     given = Layout(noise_sd is not None, exposure is not None)
@@ -138,7 +142,9 @@ def future(  # noqa: PLR0913
     sd = None if noise_sd is None else _positive("noise_sd", noise_sd, names, n)
     length = None if exposure is None else _positive("exposure", exposure, names, n)
     if length is not None:
-        dt = _begun(Elapsed(np.ones(n, bool), np.zeros(n, bool), dt, None), length, first=taken == 0).dt
+        known = np.where(np.arange(n) < inside, np.inf, dt)
+        begun = _begun(Elapsed(np.ones(n, bool), np.zeros(n, bool), known, None), length, first=taken == 0).dt
+        dt = np.where(np.isinf(known), dt, begun)
     return _record(n_series, dtype, np.full((n, len(names)), np.nan), dt, taken + n, v, sd, length)
 
 
