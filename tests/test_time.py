@@ -81,7 +81,8 @@ BAD_TIMES = [
     ([pd.Timestamp("2024-06-01", tz="Europe/Paris"), pd.NaT], "row 1 is NaT"),
     ([pd.Timestamp("2023-12-31", tz="Europe/Paris")], "goes back or stands still at row 0"),
     ([1.0], "earlier stamps were like"),
-    (["tomorrow-ish"], "expected numbers or datetimes"),
+    (["tomorrow-ish"], "expected numbers or datetimes, got the text tomorrow-ish"),
+    ([2**62], "whole numbers above 2\\^53"),
     (None, "earlier observations had a time"),
 ]
 
@@ -102,6 +103,9 @@ def test_bad_times_are_named_and_change_nothing(dated, time, message):
     assert_same(leaves(dated), before)
 
 
+UNKNOWN = (dict(origin=np.nan), dict(origin=-np.inf), dict(time_unit="1D", origin=pd.NaT))
+
+
 def test_bad_options_of_time_are_named():
     for unit in (1.0, "1M", "month", "-1D", "NaT"):
         with pytest.raises(ss.errors.ModelError, match="time_unit"):
@@ -110,7 +114,7 @@ def test_bad_options_of_time_are_named():
     for option in (dict(time_unit="1D"), dict(origin=0.0)):
         with pytest.raises(ss.errors.ModelError, match="one step of this model"):
             ss.Engine(trend, **option)
-    for option in (dict(origin="2024-01-01"), dict(time_unit="1D", origin=3.0), dict(origin="now-ish")):
+    for option in (dict(origin="2024-01-01"), dict(time_unit="1D", origin=3.0), dict(origin="now-ish"), *UNKNOWN):
         with pytest.raises(ss.errors.ModelError, match="origin"):
             small(**option)
     with pytest.raises(ss.errors.ModelError, match="late="):
@@ -119,6 +123,8 @@ def test_bad_options_of_time_are_named():
         small(time_unit="1D").step(1.0, time=2.0)
     with pytest.raises(ss.errors.InputError, match=r'Engine\(time_unit="1D"\)'):
         small().update([1.0, 2.0, 3.0], time=MOMENTS[:3])
+    with pytest.raises(ss.errors.InputError, match=r"leave out Europe/Paris: time.tz_localize"):  # a day of 23 hours
+        ss.Engine(trend, n_particles=2).update(np.zeros(4), time=pd.date_range(AWARE + pd.Timedelta("89D"), periods=4))
     with pytest.raises(ss.errors.InputError, match="before the origin"):
         small(origin=2.0).step(1.0, time=1.0)
 
