@@ -12,6 +12,7 @@ from scipy import stats
 import smcssm as ss
 from smcssm import clock, readout
 from smcssm.clock import Clock, Timing, elapsed, timing
+from smcssm.ingest import Layout, future, to_block
 from smcssm.late import Drop
 from smcssm.priors import HalfNormal, Independent
 from test_engine import assert_same, leaves
@@ -362,6 +363,14 @@ def test_read_outs_of_the_past_have_dates(dated, tmp_path):
     assert "when" not in plain.record.coords and "when" not in plain.smooth().coords
 
 
+def test_one_noise_sd_is_that_of_all_rows_and_channels():
+    model = ss.models.ConstantVelocity()
+    block, *_ = to_block(model, 1, "float64", Clock(), None, np.zeros((3, 2)), noise_sd=0.5)
+    np.testing.assert_array_equal(block.noise_sd, np.full((3, 2, 1), 0.5))
+    with pytest.raises(ss.errors.InputError, match="noise_sd has 1 rows, the forecast 2"):
+        future(model, 1, "float64", Layout(True, False), 3, np.ones(2), noise_sd=[[1.0, 1.0]])
+
+
 def test_forecasts_that_cannot_be_made_say_why(dated):
     before, day = leaves(dated), pd.Timedelta("1D")
     for times, message in [
@@ -377,7 +386,7 @@ def test_forecasts_that_cannot_be_made_say_why(dated):
     for wrong in (dict(), dict(h=1, times=[AWARE + 3 * day]), dict(h=1, draws=-1), dict(h=1, draws=2, seed=-1)):
         with pytest.raises(ss.errors.ModelError, match=r"h or|h,|draws|seed"):
             dated.forecast(**wrong)
-    with pytest.raises(ss.errors.InputError, match="had no time"):
+    with pytest.raises(ss.errors.InputError, match="no observation yet, and no origin=; give h"):
         small().forecast(times=[1.0])
     assert_same(leaves(dated), before)
     engine = ss.Engine(ss.models.LocalLevel() + ss.models.Regression(1), n_particles=32)

@@ -162,7 +162,8 @@ def forecast_times(timing: Timing, clock: Clock, times: Any) -> tuple[np.ndarray
         raise InputError(f"times has shape {stamps.shape}: expected one or more times, earliest first")
     last: Any = timing.origin if clock.last is None else clock.last
     if last is None:
-        raise InputError("times: the observations had no time; give h, a number of steps")
+        why = "the observations had no time" if clock.taken else "there is no observation yet, and no origin="
+        raise InputError(f"times: {why}; give h, a number of steps")
     _check(timing, clock, stamps, zone, "times")
     before = np.concatenate([np.asarray([stamps[0]], stamps.dtype), stamps[:-1]])
     if (stamps < before).any():

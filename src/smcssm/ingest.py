@@ -139,8 +139,8 @@ def future(  # noqa: PLR0913
     if layout is not None and given != layout:
         raise InputError(f"the observations came with {_given(layout)}, the forecast with {_given(given)}")
     v = _inputs(model, inputs, n, "forecast")
-    sd = None if noise_sd is None else _positive("noise_sd", noise_sd, names, n)
-    length = None if exposure is None else _positive("exposure", exposure, names, n)
+    sd = None if noise_sd is None else _positive("noise_sd", noise_sd, names, n, "forecast")
+    length = None if exposure is None else _positive("exposure", exposure, names, n, "forecast")
     if length is not None:
         known = np.where(np.arange(n) < inside, np.inf, dt)
         begun = _begun(Elapsed(np.ones(n, bool), np.zeros(n, bool), known, None), length, first=taken == 0).dt
@@ -320,10 +320,12 @@ def _inputs(model: AbstractModel, inputs: Any, n: int, rows: str = "observations
     return v
 
 
-def _positive(what: str, values: Any, names: Sequence[str], n: int) -> np.ndarray:
-    a = _matrix(what, np.broadcast_to(numbers(what, values), (n,)) if np.ndim(values) == 0 else values, names)
+def _positive(what: str, values: Any, names: Sequence[str], n: int, rows: str = "observations") -> np.ndarray:
+    """One number is that of all rows and channels."""
+    one = np.ndim(values) == 0
+    a = _matrix(what, np.broadcast_to(numbers(what, values), (n, len(names))) if one else values, names)
     if len(a) != n:
-        raise InputError(f"{what} has {len(a)} rows, the observations {n}")
+        raise InputError(f"{what} has {len(a)} rows, the {rows} {n}")
     if not (a >= 0).all():
         row = int(np.argwhere(~(a >= 0))[0][0])
         raise InputError(f"{what}: row {row} is {a[row]}; expected numbers >= 0")

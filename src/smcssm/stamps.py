@@ -28,7 +28,7 @@ def stamps_of(time: Any) -> tuple[np.ndarray, str | None]:
     if values.dtype.kind not in "iuf":
         raise InputError(f"time: expected numbers or datetimes, got {values.ravel()[0]!r}")
     if values.dtype.kind in "iu" and (np.abs(values.astype(float)) > 2**53).any():
-        raise InputError("time: whole numbers above 2^53 are not exact in float64. If they are dates: pd.to_datetime(time)")
+        raise InputError("time: whole numbers above 2^53 are not exact in float64; of dates take pd.to_datetime(time)")
     return values.astype(float), None
 
 
