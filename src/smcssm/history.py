@@ -304,8 +304,9 @@ class History:
         """The rows that arrived first, by their place in time; ``index`` says as which observation a row arrived."""
         then = self
         if self.timeline is not None and len(self.timeline) > length:  # of rows that came later some are among them
-            then = History(self._store, self.timeline.copy())
-            then.timeline.truncate(length)
+            line = self.timeline.copy()
+            line.truncate(length)
+            then = History(self._store, line)
         return then.replayed(0, length)[0]
 
     def _read(self, start: int, stop: int) -> tuple[Observation, Bool[np.ndarray, "t s"]]:
