@@ -141,6 +141,13 @@ def test_an_engine_takes_exposures():
     ahead = engine.forecast(times=[t[-1] + 1.0], noise_sd=[0.2], exposure=[0.8])
     later = gp.condition(known, t, y, 0.2, exposure=exposure)
     assert 0.2 < float(ahead["sd"][0, 0]) < float(np.hypot(later.predict([t[-1] + 1.0]).sd[0], 0.2))
+    between = np.array([t[0], t[1] - exposure[1], t[-1] + 1.0])  # the first exposure started the clock before t[0]
+    found = engine.forecast(times=between, noise_sd=np.full(3, 0.2), exposure=np.zeros(3))
+    np.testing.assert_allclose(found["mean"][:, 0], later.predict(between).mean, rtol=1e-8)
+    np.testing.assert_allclose(found["sd"][:, 0], np.hypot(later.predict(between).sd, 0.2), rtol=1e-8)
+    for at, lasts, message in ((t[1] - 0.5 * exposure[1], 0.0, "within the exposure"), (t[1], 9.0, "the last 9, but")):
+        with pytest.raises(InputError, match=message):
+            engine.forecast(times=[at], noise_sd=[0.2], exposure=[lasts])
     with pytest.raises(InputError, match="exposure=True"):
         ss.Engine(m.GP(unknown), prior, n_particles=8).step(0.1, time=0.0, exposure=1.0)
 

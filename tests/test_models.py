@@ -381,6 +381,26 @@ def test_user_function_equals_ready_made_local_level(given):
     np.testing.assert_allclose(run(timed, theta, irregular)[0], run(ready, theta, irregular)[0], rtol=1e-12)
 
 
+def test_a_transition_without_derivative_at_the_first_row_does_not_count_there():
+    """A square root of what is 0 at dt = 0, as exact discretisations have it."""
+
+    def decaying(theta, step):
+        kept = jnp.exp(-theta["rate"] * step.dt)
+        return local_level(theta) | dict(F=[[kept]], chol_Q=[[theta["sigma_level"] * jnp.sqrt(1 - kept**2)]])
+
+    model, rows = m.LinearGaussian(decaying, (*NAMES, "rate")), block(Y[:3], dt=[0.0, 0.7, 0.0])[1]
+    ready = m.OrnsteinUhlenbeck(initial_sd=2.0, initial_mean=1.0) + m.Noise()
+    theta = spread_theta(sds(*NAMES) | {"rate": np.array([0.3, 1.0, 2.0])})
+    got = jax.grad(lambda th: jnp.sum(run(model, th, rows)[0]))(theta)
+
+    def same(th):
+        return {"sigma_ou": th["sigma_level"], "timescale_ou": 1 / th["rate"], "sigma_obs": th["sigma_obs"]}
+
+    want = jax.grad(lambda th: jnp.sum(run(ready, same(th), rows)[0]))(theta)
+    for name, gradient in got.items():
+        np.testing.assert_allclose(gradient, want[name], rtol=1e-9)
+
+
 def test_user_function_with_inputs_vectors_and_full_matrices():
     def function(theta, step):
         phi = theta["phi"]
@@ -553,6 +573,9 @@ def test_observations_that_the_model_cannot_use_are_refused():
     theta = spread_theta(sds(*NAMES))
     with pytest.raises(ModelError, match=r"does not read step\.noise_sd"):
         run(USER, theta, block(Y, noise_sd=np.ones((T, 1)))[1])
+    needs = m.LinearGaussian(lambda th, step: local_level(th) | dict(chol_R=[[step.noise_sd[0]]]), NAMES)
+    with pytest.raises(ModelError, match=r"step\.noise_sd is None where none is given, and for the initial law"):
+        run(needs, theta, block(Y)[1])
     with pytest.raises(ModelError, match="reads the inputs input0"):
         run(m.Regression(1) + m.Noise(), {"sigma_obs": theta["sigma_obs"]}, block(Y)[1])
     with pytest.raises(TypeError, match="unsupported operand"):

@@ -12,6 +12,7 @@ from scipy import stats
 import smcssm as ss
 from smcssm import clock, readout
 from smcssm.clock import Clock, Timing, elapsed, timing
+from smcssm.ingest import Layout, future, to_block
 from smcssm.late import Drop
 from smcssm.priors import HalfNormal, Independent
 from test_engine import assert_same, leaves
@@ -81,7 +82,8 @@ BAD_TIMES = [
     ([pd.Timestamp("2024-06-01", tz="Europe/Paris"), pd.NaT], "row 1 is NaT"),
     ([pd.Timestamp("2023-12-31", tz="Europe/Paris")], "goes back or stands still at row 0"),
     ([1.0], "earlier stamps were like"),
-    (["tomorrow-ish"], "expected numbers or datetimes"),
+    (["tomorrow-ish"], "expected numbers or datetimes, got the text tomorrow-ish"),
+    ([2**62], "whole numbers above 2\\^53"),
     (None, "earlier observations had a time"),
 ]
 
@@ -102,6 +104,9 @@ def test_bad_times_are_named_and_change_nothing(dated, time, message):
     assert_same(leaves(dated), before)
 
 
+UNKNOWN = (dict(origin=np.nan), dict(origin=-np.inf), dict(time_unit="1D", origin=pd.NaT))
+
+
 def test_bad_options_of_time_are_named():
     for unit in (1.0, "1M", "month", "-1D", "NaT"):
         with pytest.raises(ss.errors.ModelError, match="time_unit"):
@@ -110,7 +115,7 @@ def test_bad_options_of_time_are_named():
     for option in (dict(time_unit="1D"), dict(origin=0.0)):
         with pytest.raises(ss.errors.ModelError, match="one step of this model"):
             ss.Engine(trend, **option)
-    for option in (dict(origin="2024-01-01"), dict(time_unit="1D", origin=3.0), dict(origin="now-ish")):
+    for option in (dict(origin="2024-01-01"), dict(time_unit="1D", origin=3.0), dict(origin="now-ish"), *UNKNOWN):
         with pytest.raises(ss.errors.ModelError, match="origin"):
             small(**option)
     with pytest.raises(ss.errors.ModelError, match="late="):
@@ -119,6 +124,8 @@ def test_bad_options_of_time_are_named():
         small(time_unit="1D").step(1.0, time=2.0)
     with pytest.raises(ss.errors.InputError, match=r'Engine\(time_unit="1D"\)'):
         small().update([1.0, 2.0, 3.0], time=MOMENTS[:3])
+    with pytest.raises(ss.errors.InputError, match=r"leave out Europe/Paris: time.tz_localize"):  # a day of 23 hours
+        ss.Engine(trend, n_particles=2).update(np.zeros(4), time=pd.date_range(AWARE + pd.Timedelta("89D"), periods=4))
     with pytest.raises(ss.errors.InputError, match="before the origin"):
         small(origin=2.0).step(1.0, time=1.0)
 
@@ -311,14 +318,17 @@ def test_forecasts_together_and_in_parts(dated):
     np.testing.assert_allclose(table["component_mean"], table["mean"], rtol=1e-12)
     np.testing.assert_allclose(table["component_sd"][:, 0] ** 2, table["sd"][:, 0] ** 2 - w @ theta["sigma_obs"] ** 2)
     assert table["component"].values.tolist() == ["Level"]
-    dead = dated.copy()  # at weight zero a belief may be anything
+    dead = dated.copy()  # at weight zero beliefs and parameters may be anything
     state = dead._runtime.state
     with jax.enable_x64(True):
         law = dataclasses.replace(belief, mean=belief.mean.at[..., 0].set(np.nan))
         none = state.population.log_weight.at[:, 0].set(-np.inf)
-        population = dataclasses.replace(state.population, belief=law, log_weight=none)
+        params = jax.tree.map(lambda a: a.at[..., 0].set(np.nan), state.population.params)
+        population = dataclasses.replace(state.population, belief=law, params=params, log_weight=none)
     dead._runtime.state = state._replace(population=population)
     assert np.isfinite(dead.forecast(3, covariance=True)["covariance"]).all()
+    among = dead.forecast(times=[AWARE + pd.Timedelta(d, "D") for d in (0.5, 3)], covariance=True)
+    np.testing.assert_allclose(np.sqrt(np.diag(among["covariance"][:, 0, :, 0])), among["sd"][:, 0], rtol=1e-9)
     past = dated.forecast(times=[AWARE + pd.Timedelta("7h")], components=True)
     np.testing.assert_allclose(past["component_mean"], past["mean"], rtol=1e-12)
     np.testing.assert_allclose(past["component_sd"] ** 2, past["sd"] ** 2 - w @ theta["sigma_obs"] ** 2)
@@ -353,6 +363,14 @@ def test_read_outs_of_the_past_have_dates(dated, tmp_path):
     assert "when" not in plain.record.coords and "when" not in plain.smooth().coords
 
 
+def test_one_noise_sd_is_that_of_all_rows_and_channels():
+    model = ss.models.ConstantVelocity()
+    block, *_ = to_block(model, 1, "float64", Clock(), None, np.zeros((3, 2)), noise_sd=0.5)
+    np.testing.assert_array_equal(block.noise_sd, np.full((3, 2, 1), 0.5))
+    with pytest.raises(ss.errors.InputError, match="noise_sd has 1 rows, the forecast 2"):
+        future(model, 1, "float64", Layout(True, False), 3, np.ones(2), noise_sd=[[1.0, 1.0]])
+
+
 def test_forecasts_that_cannot_be_made_say_why(dated):
     before, day = leaves(dated), pd.Timedelta("1D")
     for times, message in [
@@ -368,7 +386,7 @@ def test_forecasts_that_cannot_be_made_say_why(dated):
     for wrong in (dict(), dict(h=1, times=[AWARE + 3 * day]), dict(h=1, draws=-1), dict(h=1, draws=2, seed=-1)):
         with pytest.raises(ss.errors.ModelError, match=r"h or|h,|draws|seed"):
             dated.forecast(**wrong)
-    with pytest.raises(ss.errors.InputError, match="had no time"):
+    with pytest.raises(ss.errors.InputError, match="no observation yet, and no origin=; give h"):
         small().forecast(times=[1.0])
     assert_same(leaves(dated), before)
     engine = ss.Engine(ss.models.LocalLevel() + ss.models.Regression(1), n_particles=32)

@@ -14,7 +14,7 @@ from smcssm import grid
 from smcssm.errors import InputError, ModelError
 from smcssm.grid import Stamp, Step
 from smcssm.late import Drop, Policy, Refuse, Revise
-from smcssm.stamps import stamps_of, unit_of
+from smcssm.stamps import NAIVE, stamps_of, unit_of
 from smcssm.timeline import Timeline
 
 
@@ -75,6 +75,8 @@ def timing(continuous: bool, time_unit: Any, origin: Any, late: Any) -> Timing:
         (stamp,), zone = stamps_of(np.asarray([origin]))
     except InputError as error:
         raise ModelError(f"origin={origin!r}: {error}") from None
+    if np.isnat(stamp) if isinstance(stamp, np.datetime64) else not np.isfinite(stamp):
+        raise ModelError(f"origin={origin!r}: expected a time")
     if isinstance(stamp, np.datetime64) != (unit is not None):
         raise ModelError(f"origin={origin!r} with time_unit={time_unit!r}: a date needs a unit, a number has none")
     return Timing(continuous, unit, stamp, late, zone)
@@ -125,7 +127,7 @@ def passed(
         dt = _units(np.where(late, np.zeros_like(stamps - before), stamps - before), timing.unit)
     else:
         dt = np.where(np.arange(clock.taken, clock.taken + n) > 0, 1.0, 0.0)
-        steps = _on_grid(timing, clock, stamps, in_time)
+        steps = _on_grid(clock, stamps, in_time, _or_unit(timing, stamps, ", ") + _or_local(zone))
     last = max(start, stamps.max())
     raw = stamps.view(np.int64) if stamps.dtype.kind == "M" else stamps
     earliest = stamps[kept].min() if first else min(clock.first, stamps[kept].min(initial=clock.first))
@@ -160,7 +162,8 @@ def forecast_times(timing: Timing, clock: Clock, times: Any) -> tuple[np.ndarray
         raise InputError(f"times has shape {stamps.shape}: expected one or more times, earliest first")
     last: Any = timing.origin if clock.last is None else clock.last
     if last is None:
-        raise InputError("times: the observations had no time; give h, a number of steps")
+        why = "the observations had no time" if clock.taken else "there is no observation yet, and no origin="
+        raise InputError(f"times: {why}; give h, a number of steps")
     _check(timing, clock, stamps, zone, "times")
     before = np.concatenate([np.asarray([stamps[0]], stamps.dtype), stamps[:-1]])
     if (stamps < before).any():
@@ -195,11 +198,11 @@ def among(timing: Timing, clock: Clock, dt: np.ndarray, stamps: np.ndarray) -> t
 
     And the time before each of all, in the order of times.
     """
-    start = clock.first if timing.origin is None else timing.origin
     gaps = dt.astype(float)
     if timing.unit is not None:
         nanoseconds = np.rint(gaps * timing.unit.astype(np.int64)).astype(np.int64)
         gaps = nanoseconds.astype("timedelta64[ns]")
+    start = clock.first - gaps[0] if timing.origin is None else timing.origin  # a first exposure begins before its row
     seen = start + np.cumsum(gaps)
     after = np.searchsorted(seen, stamps, side="right")
     merged = np.insert(seen, after, stamps)
@@ -261,7 +264,14 @@ def _or_unit(timing: Timing, stamps: np.ndarray, joint: str) -> str:
     return f'{joint}or say what one unit of time is: Engine(time_unit="1D")'
 
 
-def _on_grid(timing: Timing, clock: Clock, stamps: np.ndarray, in_time: np.ndarray) -> tuple[Step, ...]:
+def _or_local(zone: str | None) -> str:
+    """The remedy for days of 23 and 25 hours, where a place may have had them."""
+    if zone in (None, NAIVE):
+        return ""
+    return f", or, where steps are days of a calendar, leave out {zone}: time.tz_localize(None)"
+
+
+def _on_grid(clock: Clock, stamps: np.ndarray, in_time: np.ndarray, hint: str) -> tuple[Step, ...]:
     """The steps that a series which must be regular can still have."""
     first = clock.taken == 0
     rows = np.flatnonzero(in_time)
@@ -270,7 +280,6 @@ def _on_grid(timing: Timing, clock: Clock, stamps: np.ndarray, in_time: np.ndarr
         through = np.concatenate([np.asarray([clock.last], stamps.dtype), through])
     if len(through) < 2:
         return clock.steps
-    hint = _or_unit(timing, stamps, ", ")
     return fitting(through, clock.steps, "irregular time", rows if not first else rows[1:], hint)
 
 

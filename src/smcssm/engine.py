@@ -363,11 +363,16 @@ class Engine:
             record = None if self._ring is None else self._ring.columns(state.clock.taken)
             whole = state.clock.taken  # a schedule may keep less of history
             history = self._runtime.history
-            data = partial(history.in_order, 0, state.length) if 0 < state.length == whole else None
+            data = partial(self._observations, history, state.length) if 0 < state.length == whole else None
             when = partial(history.stamps, state.length)
             smc, t = self._runtime.smc, state.clock.taken
             now = Snapshot(smc, state.population, t, record, data, when, state.last_move, state.log_evidence)
         return now if order is None else now.in_order(order)
+
+    def _observations(self, history: History, length: int) -> Observation:
+        """The first ``length`` rows, whatever has come since; a call that is running may move them."""
+        with self._runtime.lock:
+            return history.in_order(length)
 
     def summary(self, *, order: str | None = None) -> pd.DataFrame:
         """The posterior of the hyperparameters: mean, sd, q05, q50, q95, mcse.
@@ -440,6 +445,7 @@ class Engine:
                 state.layout,
                 state.clock.taken,
                 dt,
+                inside=inside,
                 inputs=inputs,
                 noise_sd=noise_sd,
                 exposure=exposure,

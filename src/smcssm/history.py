@@ -300,9 +300,14 @@ class History:
             return None
         return moments(self._store.read(0, stop)[TIMES][:stop])
 
-    def in_order(self, start: int, stop: int) -> Observation:
-        """Rows by their place in time; ``index`` says as which observation a row arrived."""
-        return self.replayed(start, stop)[0]
+    def in_order(self, length: int) -> Observation:
+        """The rows that arrived first, by their place in time; ``index`` says as which observation a row arrived."""
+        then = self
+        if self.timeline is not None and len(self.timeline) > length:  # of rows that came later some are among them
+            line = self.timeline.copy()
+            line.truncate(length)
+            then = History(self._store, line)
+        return then.replayed(0, length)[0]
 
     def _read(self, start: int, stop: int) -> tuple[Observation, Bool[np.ndarray, "t s"]]:
         """Rows start to stop, and their marks."""

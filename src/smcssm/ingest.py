@@ -124,21 +124,27 @@ def future(  # noqa: PLR0913
     taken: int,
     dt: np.ndarray,
     *,
+    inside: int = 0,
     inputs: Any = None,
     noise_sd: Any = None,
     exposure: Any = None,
 ) -> Observation:
-    """Rows in which nothing is observed, with what a forecast needs of them."""
+    """Rows in which nothing is observed, with what a forecast needs of them.
+
+    The first ``inside`` of them lie between observations, the time before them is not known here.
+    """
     n, names = len(dt), model.channel_names
     _check_averages(model, exposure)
     given = Layout(noise_sd is not None, exposure is not None)
     if layout is not None and given != layout:
         raise InputError(f"the observations came with {_given(layout)}, the forecast with {_given(given)}")
     v = _inputs(model, inputs, n, "forecast")
-    sd = None if noise_sd is None else _positive("noise_sd", noise_sd, names, n)
-    length = None if exposure is None else _positive("exposure", exposure, names, n)
+    sd = None if noise_sd is None else _positive("noise_sd", noise_sd, names, n, "forecast")
+    length = None if exposure is None else _positive("exposure", exposure, names, n, "forecast")
     if length is not None:
-        dt = _begun(Elapsed(np.ones(n, bool), np.zeros(n, bool), dt, None), length, first=taken == 0).dt
+        known = np.where(np.arange(n) < inside, np.inf, dt)
+        begun = _begun(Elapsed(np.ones(n, bool), np.zeros(n, bool), known, None), length, first=taken == 0).dt
+        dt = np.where(np.isinf(known), dt, begun)
     return _record(n_series, dtype, np.full((n, len(names)), np.nan), dt, taken + n, v, sd, length)
 
 
@@ -314,10 +320,12 @@ def _inputs(model: AbstractModel, inputs: Any, n: int, rows: str = "observations
     return v
 
 
-def _positive(what: str, values: Any, names: Sequence[str], n: int) -> np.ndarray:
-    a = _matrix(what, np.broadcast_to(numbers(what, values), (n,)) if np.ndim(values) == 0 else values, names)
+def _positive(what: str, values: Any, names: Sequence[str], n: int, rows: str = "observations") -> np.ndarray:
+    """One number is that of all rows and channels."""
+    one = np.ndim(values) == 0
+    a = _matrix(what, np.broadcast_to(numbers(what, values), (n, len(names))) if one else values, names)
     if len(a) != n:
-        raise InputError(f"{what} has {len(a)} rows, the observations {n}")
+        raise InputError(f"{what} has {len(a)} rows, the {rows} {n}")
     if not (a >= 0).all():
         row = int(np.argwhere(~(a >= 0))[0][0])
         raise InputError(f"{what}: row {row} is {a[row]}; expected numbers >= 0")

@@ -27,6 +27,8 @@ def stamps_of(time: Any) -> tuple[np.ndarray, str | None]:
         return _nanoseconds(values), NAIVE
     if values.dtype.kind not in "iuf":
         raise InputError(f"time: expected numbers or datetimes, got {values.ravel()[0]!r}")
+    if values.dtype.kind in "iu" and (np.abs(values.astype(float)) > 2**53).any():
+        raise InputError("time: whole numbers above 2^53 are not exact in float64; of dates take pd.to_datetime(time)")
     return values.astype(float), None
 
 
@@ -43,7 +45,8 @@ def _parsed(values: np.ndarray) -> tuple[np.ndarray, str | None]:
                 raise TypeError
             moments.append(pd.Timestamp(v))
         except (TypeError, ValueError):
-            raise InputError(f"time: expected numbers or datetimes, got {v}") from None
+            got = f"the text {v}" if isinstance(v, str) else v
+            raise InputError(f"time: expected numbers or datetimes, got {got}") from None
     zones = sorted({_zone(m.tzinfo) for m in moments if m is not pd.NaT})
     if len(zones) > 1:
         raise InputError(f"time mixes {' and '.join(zones)}: convert all to UTC, say, or to none")

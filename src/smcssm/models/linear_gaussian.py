@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -91,8 +92,14 @@ class LinearGaussian(AbstractLinearGaussian):
         return found["m0"], chol if lower else triangularise(chol)
 
     def matrices(self, params: PyTree[Array], obs: Observation) -> System:
-        """What the function returns."""
+        """What the function returns; over dt = 0, where the state stays, a transition that does not count.
+
+        It is that over dt = 1: a square root of something that is 0 at dt = 0 would have no derivative.
+        """
         found = self._matrices(params, obs)
+        if "dt" in self.reads:
+            moved = self._matrices(params, replace(obs, dt=jnp.where(obs.dt == 0, 1, obs.dt)))
+            found |= {key: moved[key] for key in ("F", "c", "chol_Q")}
         return System(*(found[key] for key in System._fields))
 
     def default_prior(self, scale: float) -> AbstractPrior:

@@ -109,10 +109,12 @@ class MatrixFunction(eqx.Module):
         except ModelError as error:
             raise ModelError(f"{self.label}: {error}") from error
         except Exception as error:
+            without_noise = "NoneType" in str(error) and step is not None and step.noise_sd is None
             shapes = ", ".join(f"{name} {shape}" for name, shape in zip(self.names, self.shapes, strict=True))
             raise ModelError(
                 f"{self.label} raised {type(error).__name__}: {error}. It is run by JAX for one particle, with "
                 f"hyperparameters of shapes {shapes}: use jax.numpy, and give shapes={{...}} for what is no scalar"
+                + ("; step.noise_sd is None where none is given, and for the initial law" if without_noise else "")
             ) from error
 
 

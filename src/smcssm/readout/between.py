@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from smcssm.core import Observation
-from smcssm.errors import ModelError
+from smcssm.errors import InputError, ModelError
 from smcssm.filters import Kalman
 from smcssm.gaussian import Gaussian
 from smcssm.kalman import whitened
@@ -86,7 +86,28 @@ def merged(data: Observation, rows: Observation, after: np.ndarray, dt: np.ndarr
         return np.insert(np.asarray(a), after, np.asarray(b), axis=0)
 
     merged = jax.tree.map(merge, data, rows)
+    if merged.exposure is not None:
+        _check_apart(merged.exposure.max(axis=(1, 2)), dt, after + np.arange(len(after)))
     return Observation(**{**vars(merged), "dt": np.repeat(dt[:, None], data.dt.shape[1], axis=1).astype(data.dt.dtype)})
+
+
+def _check_apart(exposure: np.ndarray, dt: np.ndarray, there: np.ndarray) -> None:
+    """Raise an ``InputError`` where a row's exposure begins before the row before it, or contains one of ``there``.
+
+    Times are sums of the time between rows: an overlap of a hundred-thousandth is none.
+    """
+    over = exposure > dt + 1e-5 * exposure
+    for j, place in enumerate(there):
+        if over[place]:
+            raise InputError(
+                f"times: row {j} is an average over the last {exposure[place]:g}, but what comes before it was "
+                f"{dt[place]:g} earlier. Exposures of an engine must not overlap; ss.gp.condition takes any"
+            )
+        if over[place + 1 : place + 2].any():
+            raise InputError(
+                f"times: row {j} lies within the exposure of an observation. In an engine nothing may come between; "
+                "ss.gp.condition takes any times"
+            )
 
 
 def _predictives(share: Share, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

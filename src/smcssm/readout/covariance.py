@@ -62,10 +62,6 @@ def moments(
     h, y, x = len(future.dt), len(inner.model.channel_names), len(inner.model.state_names)
     zero = jnp.zeros_like(population.belief.mean[0])
 
-    def average(a: Array) -> Array:
-        each = jnp.expand_dims(w, tuple(range(a.ndim - 2)))
-        return jnp.sum(jnp.where(each > 0, each * a, 0.0), axis=(-2, -1))  # of weight zero a particle may be anything
-
     def step(
         carry: tuple[Gaussian, Array, Array], row: tuple[Int[Array, ""], Observation]
     ) -> tuple[tuple[Gaussian, Array, Array], tuple[Array, Array]]:
@@ -80,9 +76,15 @@ def moments(
         C, m = C.at[:, i].set(now), m.at[i].set(info.mean)
         cross = jnp.einsum("zxsn,xhysn->zhysn", H, C).at[:, i].set(own)
         second = cross + info.mean[:, None, None] * m[None]
-        return (belief, C, m), (average(second), average(info.mean))
+        return (belief, C, m), (average(w, second), average(w, info.mean))
 
     future = jax.tree.map(jnp.asarray, future)
     future = Observation(**{**vars(future), "mask": jnp.zeros_like(future.mask)})
     start = population.belief, jnp.zeros((x, h, y, *zero.shape), zero.dtype), jnp.zeros((h, y, *zero.shape), zero.dtype)
     return jax.lax.scan(step, start, (jnp.arange(h), future))[1]
+
+
+def average(w: Float[Array, "s n"], a: Float[Array, "*k s n"]) -> Float[Array, "*k"]:
+    """Over all particles; of weight zero a particle may be anything."""
+    each = jnp.expand_dims(w, tuple(range(a.ndim - 2)))
+    return jnp.sum(jnp.where(each > 0, each * a, 0.0), axis=(-2, -1))

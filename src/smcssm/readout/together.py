@@ -25,7 +25,7 @@ from smcssm.kalman import smoother, whitened
 from smcssm.linalg import matvec, rows, stack, vector
 from smcssm.readout.backwards_gaussian import Kept, ahead
 from smcssm.readout.between import Place, check, merged
-from smcssm.readout.covariance import table
+from smcssm.readout.covariance import average, table
 from smcssm.readout.smooth import ROOM, all_observations, going_back, in_order, room, share_of
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.population import SMC2, at_particles
@@ -80,9 +80,6 @@ def _chunk(
     assert isinstance(inner, Kalman)
     before, laws = smoother.smooth(kept[1], law, inner.blocks)
 
-    def average(a: Array) -> Array:
-        return jnp.sum(jnp.expand_dims(w, tuple(range(a.ndim - 2))) * a, axis=(-2, -1))
-
     def row(carry: tuple[Array, Array], at: tuple) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         (C, m), (belief, law, step, obs, k) = carry, at
         zero = jnp.zeros_like(belief.mean[0])
@@ -95,7 +92,7 @@ def _chunk(
         told = told + jnp.where(here, jnp.einsum("yksn,zksn->yzsn", R, R)[:, None], 0)
         m = jnp.where(here, mean, m)
         second = told + mean[:, None, None] * m[None]
-        return (jnp.einsum("ijsn,jkysn->ikysn", step.G, C), m), (average(second), average(mean))
+        return (jnp.einsum("ijsn,jkysn->ikysn", step.G, C), m), (average(w, second), average(w, mean))
 
     (C, m), told = jax.lax.scan(row, (C, m), (kept[0], laws, kept[1], at_particles(chunk), number), reverse=True)
     return (before, C, m), told
