@@ -63,6 +63,10 @@ def test_there_and_back(tree):
     assert all(name.replace(".", "").replace("_", "").isalnum() for name in arrays)
 
 
+def test_a_field_that_a_file_lacks_takes_its_default():
+    assert trees.rebuilt({"class": "Pair", "fields": {"a": 1}}, {}, {"Pair": Pair}) == Pair(1)
+
+
 def test_what_has_no_words_or_no_place():
     with pytest.raises(TypeError, match=r"state\.0 is of a kind that a checkpoint cannot hold: function"):
         trees.described((lambda: 0,), {}, "state")
@@ -70,7 +74,7 @@ def test_what_has_no_words_or_no_place():
     with pytest.raises(CheckpointError, match="'Pair', which has no place in this engine"):
         trees.rebuilt(words, {}, {})
     with pytest.raises(CheckpointError, match="other fields in this version"):
-        trees.rebuilt({"class": "Pair", "fields": {"a": 1}}, {}, {"Pair": Pair})
+        trees.rebuilt({"class": "Pair", "fields": {"b": 1}}, {}, {"Pair": Pair})
     with pytest.raises(CheckpointError, match="the array 'z' is missing"):
         trees.rebuilt({"array": "z", "in": "host"}, {}, {})
     with pytest.raises(CheckpointError, match="unknown step of a calendar"):
