@@ -66,6 +66,32 @@ def test_mixture_of_dense_laws(engine):
 
 
 @pytest.mark.parametrize("engine", ["sequential"], indirect=True)
+def test_covariances_of_neighbours(engine, monkeypatch):
+    """Of dense laws, in one share of the particles and in several; the first state has none before it."""
+    theta, w = engine.snapshot().theta(), engine.snapshot().weights() / RUNS
+    F, H, dts = np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([[1.0, 0.0]]), np.r_[0.0, np.ones(T - 1)]
+    second, mean = np.zeros((T, 2, T, 2)), np.zeros((T, 2))
+    for s, n in np.ndindex(w.shape):
+        level, trend, obs = (theta[name][s, n] ** 2 for name in ("sigma_level", "sigma_trend", "sigma_obs"))
+        fixed = (np.zeros(2), np.diag([4.0, 0.25]), F, np.zeros(2), np.diag([level, trend]), H, np.zeros(1), [[obs]])
+        m, joint, _ = dense_smoother(*fixed, data(), dts)
+        mean += w[s, n] * m
+        second += w[s, n] * (joint + m[:, :, None, None] * m)
+    want = second - mean[:, :, None, None] * mean
+    t = np.arange(T)
+    for size in (N, 2):
+        monkeypatch.setattr(importlib.import_module("smcssm.readout.smooth"), "room", lambda snapshot, size=size: size)
+        got = engine.smooth(covariance=True)
+        assert got["lag_one"].dims == ("time", "state", "other_state")
+        np.testing.assert_allclose(got["covariance"], want[t, :, t], rtol=1e-7, atol=1e-10)
+        np.testing.assert_allclose(got["lag_one"][1:], want[t[1:], :, t[:-1]], rtol=1e-7, atol=1e-10)
+        assert np.isnan(got["lag_one"][0]).all()
+    plain = engine.smooth()
+    for name in ("mean", "sd"):
+        np.testing.assert_allclose(got[name], plain[name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["sequential"], indirect=True)
 def test_fixed_lag(engine):
     got, most = engine.smooth(lag=3), engine.smooth(lag=T)
     whole = engine.smooth()
@@ -138,6 +164,8 @@ def test_complaints():
         engine.smooth(-1)
     with pytest.raises(ModelError, match="draws=-2"):
         engine.smooth(draws=-2)
+    with pytest.raises(ModelError, match="lag=3 goes without"):
+        engine.smooth(3, covariance=True)
     with pytest.raises(ModelError, match=r"solver='fast'"):
         ss.Engine(MODEL, PRIOR, solver="fast")
     forgetful = ss.Engine(MODEL, PRIOR, n_particles=64, schedule=ss.Jitter(exact=2))

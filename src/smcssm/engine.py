@@ -465,7 +465,13 @@ class Engine:
         return table if stamps is None else table.assign_coords(time=("step", stamps))
 
     def smooth(
-        self, lag: int | None = None, *, draws: int = 0, seed: int = 0, order: str | None = None
+        self,
+        lag: int | None = None,
+        *,
+        draws: int = 0,
+        seed: int = 0,
+        covariance: bool = False,
+        order: str | None = None,
     ) -> xr.Dataset:
         """Mean and sd of the state at every observation so far, given all of them; hyperparameters integrated out.
 
@@ -475,13 +481,15 @@ class Engine:
             draws: how many joint trajectories to draw from each run, each with the hyperparameters of one particle:
                 ``trajectory``, dims (chain, draw, time, state). Exact filters alone draw them.
             seed: of the draws, and of inner particles.
+            covariance: whether to add the covariances of each state, ``covariance``, and with the state at the
+                observation before, ``lag_one``; dims (time, state, other_state). Of the Kalman filter, given all.
             order: of exchangeable regimes, as in ``summary``.
 
         Of regimes also their ``probability``, dims (time, regime). Where observations came with a time the coordinate
         ``when`` has it, dates in UTC.
         """
         assemble.check_smoothing(lag, draws, seed)
-        return readout.smooth(self.snapshot(order), lag, draws, seed)
+        return readout.smooth(self.snapshot(order), lag, draws, seed, covariance)
 
     @property
     def record(self) -> xr.Dataset:

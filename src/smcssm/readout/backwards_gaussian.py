@@ -25,7 +25,7 @@ def ahead(
     smc: SMC2, params: PyTree, start: Gaussian, rows: Observation, length: Array
 ) -> tuple[Gaussian, Kept]:
     """The belief after a chunk, and of its rows beliefs and steps back."""
-    last, beliefs, steps = _kalman(smc).back(params, start, at_particles(rows), length)
+    last, beliefs, steps = kalman_of(smc).back(params, start, at_particles(rows), length)
     return last, (beliefs, steps)
 
 
@@ -43,7 +43,7 @@ def observed(
     def row(at: tuple[Gaussian, Observation]) -> tuple[Array, Array]:
         law, obs = at
         now = replace(obs, mask=jnp.zeros_like(obs.mask), dt=jnp.zeros_like(obs.dt))
-        _, predictive = kalman.step(law, _kalman(smc).model.matrices(params, now), now.y, now.mask, now.dt)
+        _, predictive = kalman.step(law, kalman_of(smc).model.matrices(params, now), now.y, now.mask, now.dt)
         return predictive.mean, predictive.sd
 
     return before, jax.lax.map(row, (laws, at_particles(rows)))
@@ -63,17 +63,18 @@ def _last(smc: SMC2, key: Array, end: Gaussian) -> Float[Array, "x s n"]:
 
 def _drawn(smc: SMC2, key: Array, kept: Kept, draw: Array) -> tuple[Array, Array]:
     beliefs, steps = kept
-    before, draws = smoother.sample(steps, draw, normal(key, beliefs.mean), _kalman(smc).blocks)
+    before, draws = smoother.sample(steps, draw, normal(key, beliefs.mean), kalman_of(smc).blocks)
     return before, whitened.states(beliefs, draws)
 
 
 def _laws(smc: SMC2, kept: Kept, law: Gaussian) -> tuple[Gaussian, Gaussian]:
     """Of u before a chunk, and of the states at its rows."""
-    before, laws = smoother.smooth(kept[1], law, _kalman(smc).blocks)
+    before, laws = smoother.smooth(kept[1], law, kalman_of(smc).blocks)
     return before, whitened.of_states(kept[0], laws)
 
 
-def _kalman(smc: SMC2) -> Kalman:
+def kalman_of(smc: SMC2) -> Kalman:
+    """Its filter."""
     assert isinstance(smc.filter, Kalman)
     return smc.filter
 

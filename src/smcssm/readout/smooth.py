@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -23,10 +24,11 @@ from smcssm.core import AbstractRandomFilter, Observation
 from smcssm.errors import ModelError
 from smcssm.filters import Discrete, Kalman
 from smcssm.history import pad
-from smcssm.readout import traced
+from smcssm.readout import jointly, traced
 from smcssm.readout.backwards import Backwards, Moments, doubled
 from smcssm.readout.backwards_chain import CHAIN
 from smcssm.readout.backwards_gaussian import GAUSSIAN
+from smcssm.readout.jointly import Joint
 from smcssm.readout.posterior import resampled, some_of
 from smcssm.smc2.adapt import compiled, gather
 from smcssm.smc2.population import SMC2, Population, Stream, at_particles, fold_in, stream
@@ -53,36 +55,64 @@ class Share(NamedTuple):
         return pad(rows, size), np.asarray(len(rows.dt))
 
 
-def smooth(snapshot: Snapshot, lag: int | None = None, draws: int = 0, seed: int = 0) -> xr.Dataset:
+def smooth(
+    snapshot: Snapshot, lag: int | None = None, draws: int = 0, seed: int = 0, covariance: bool = False
+) -> xr.Dataset:
     """Mean and sd of every x_t given y_1:T, or given y_1:t+lag; dims (time, state).
 
     Rows are in the order of their times, labelled by the order in which they arrived; ``when`` is the time stamp, where
     there is one. Hyperparameters have their present posterior, with a lag as well. ``draws`` adds as many
     ``trajectory`` per run, drawn jointly with the hyperparameters and given all of y_1:T; dims (chain, draw, time,
     state). Of a hidden Markov model states are the indicators of regimes, whose ``probability`` has dims (time,
-    regime). With inner particles: see ``traced``.
+    regime). With inner particles: see ``traced``. ``covariance`` adds those of x_t, and ``lag_one`` those of x_t with
+    the state at the row before (``other_state``), NaN at the first; dims (time, state, other_state).
     """
+    if covariance:
+        _check_joint(snapshot, lag)
     data, exact = all_observations(snapshot), not isinstance(snapshot.smc.filter, AbstractRandomFilter)
-    told = (_exactly if exact else traced.smooth)(snapshot, data, lag, draws, seed)
+    if exact:
+        told = _exactly(snapshot, data, lag, draws, seed, covariance)
+    else:
+        told = traced.smooth(snapshot, data, lag, draws, seed)
     stamps = snapshot.when()
     return told if stamps is None else told.assign_coords(when=("time", stamps[told["time"].values - 1]))
 
 
-def _exactly(snapshot: Snapshot, data: Observation, lag: int | None, draws: int, seed: int) -> xr.Dataset:
+def _check_joint(snapshot: Snapshot, lag: int | None) -> None:
+    if lag is not None:
+        raise ModelError(f"covariance=True is given all observations: lag={lag} goes without")
+    if not isinstance(snapshot.smc.filter, Kalman):
+        name = type(snapshot.smc.filter).__name__
+        raise ModelError(f"covariance=True needs the Kalman filter, this engine has {name}")
+
+
+def _exactly(
+    snapshot: Snapshot, data: Observation, lag: int | None, draws: int, seed: int, covariance: bool
+) -> xr.Dataset:
     """By the way back of an exact filter."""
     import xarray as xr
 
     inner = snapshot.smc.filter
     dims, times = ("time", "state"), data.index[:, 0] + 1
+    way = _smoothed if lag is None or lag >= len(times) else partial(_with_lag, lag=lag)
     with jax.enable_x64(True):
-        mean, sd = _mixture(snapshot, data, None if lag is None or lag >= len(times) else lag)
-        out: dict[str, Any] = {"mean": (dims, mean), "sd": (dims, sd)}
+        found = _mixture(snapshot, data, _jointly if covariance else way)
+        square = np.einsum("tii->ti", found.own) if isinstance(found, Joint) else found.square
+        out: dict[str, Any] = {"mean": (dims, found.mean), "sd": (dims, np.sqrt(square / found.weight))}
+        if isinstance(found, Joint):
+            found.lag_one[0] = np.nan
+            pairs = {"covariance": found.own, "lag_one": found.lag_one}
+            out |= {name: ((*dims, "other_state"), a / found.weight) for name, a in pairs.items()}
         if draws:
             out["trajectory"] = (("chain", "draw", *dims), _trajectories(snapshot, data, draws, seed))
-    told = xr.Dataset(out, {"time": times, "state": list(inner.model.state_names)}, {"t": snapshot.t})
+    names = list(inner.model.state_names)
+    told = xr.Dataset(out, {"time": times, "state": names}, {"t": snapshot.t})
+    if covariance:
+        return told.assign_coords(other_state=names)
     if not isinstance(inner, Discrete):
         return told
-    return told.assign(probability=(("time", "regime"), mean)).assign_coords(regime=list(inner.model.regime_names))
+    regimes = list(inner.model.regime_names)
+    return told.assign(probability=(("time", "regime"), found.mean)).assign_coords(regime=regimes)
 
 
 def all_observations(snapshot: Snapshot) -> Observation:
@@ -96,8 +126,8 @@ def all_observations(snapshot: Snapshot) -> Observation:
     return snapshot.data()
 
 
-def _mixture(snapshot: Snapshot, data: Observation, lag: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sd ``[t, x]`` over all particles of all runs."""
+def _mixture(snapshot: Snapshot, data: Observation, way: Callable[[Share, np.ndarray], Any]) -> Any:
+    """Moments over all particles of all runs, a share of them at a time."""
     weights = snapshot.weights() / len(snapshot.population.log_weight)
     alive, size, total = np.flatnonzero((weights > 0).any(axis=0)), room(snapshot), None
     for first in range(0, len(alive), min(size, len(alive))):
@@ -106,10 +136,10 @@ def _mixture(snapshot: Snapshot, data: Observation, lag: int | None) -> tuple[np
         if not w.any():
             continue
         share = share_of(snapshot, data, np.broadcast_to(numbers, w.shape))
-        of_share = _smoothed(share, w) if lag is None else _with_lag(share, w, lag)
+        of_share = way(share, w)
         total = of_share if total is None else total.join(of_share)
     assert total is not None
-    return total.mean, np.sqrt(total.square / total.weight)
+    return total
 
 
 def _way(smc: SMC2) -> Backwards:
@@ -172,6 +202,18 @@ def _smoothed(share: Share, w: Float[np.ndarray, "s n"]) -> Moments:
 
     mean, square = in_order(going_back(share, way.ahead, way.end, step), len(share.data.dt))
     return Moments(w.sum(), mean, square)
+
+
+def _jointly(share: Share, w: Float[np.ndarray, "s n"]) -> Joint:
+    """The same, with covariances."""
+
+    def step(first: int, kept: Any, law: Any) -> tuple[Any, tuple]:
+        del first
+        law, told = compiled(jointly.smoothed, share.smc)(kept, law, w)
+        return law, jax.device_get(told)
+
+    back = going_back(share, jointly.ahead, GAUSSIAN.end, step)
+    return Joint(w.sum(), *in_order(back, len(share.data.dt)))
 
 
 def _with_lag(share: Share, w: Float[np.ndarray, "s n"], lag: int) -> Moments:
