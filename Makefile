@@ -23,7 +23,7 @@ demo: .venv/.installed-demo     ## a stream, learned online, in the terminal
 	$(py) -m smcssm.cli demo
 
 test: .venv/.installed-dev      ## all tests but the slow ones
-	$(py) -m pytest $(workers)
+	$(py) -m pytest $(workers) --durations=60 --durations-min=8
 
 test-slow: .venv/.installed-dev ## the slow tests alone
 	$(py) -m pytest $(workers) -m slow
