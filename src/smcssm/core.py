@@ -124,6 +124,11 @@ class AbstractPrior(eqx.Module):
     def unconstrain(self, theta: Theta) -> Float[Array, " z"]:
         """The z of named hyperparameters; inverse of ``constrain``."""
 
+    @property
+    def normalised(self) -> bool:
+        """Whether ``log_prob``, but for factors, integrates to one, as evidence by importance sampling needs. A hook."""
+        return True
+
 
 class AbstractModel(eqx.Module):
     """A state-space model up to its hyperparameters."""

@@ -263,7 +263,7 @@ class FromFunctions(AbstractPrior):
     Args:
         names: the hyperparameters.
         sample: (key, n) -> mapping of n draws per name, draws first: (n, *shape).
-        log_prob: theta -> log density of the constrained values (no Jacobian: it is added here).
+        log_prob: theta -> log density of the constrained values (no Jacobian: it is added here); up to a constant.
         transforms: name -> "positive" (log), "unit" (logit) or "real"; real where a name is left out.
         shapes: name -> shape of a hyperparameter that is not a scalar.
     """
@@ -292,6 +292,11 @@ class FromFunctions(AbstractPrior):
         self.names, self.draw, self.log_density = tuple(names), sample, log_prob
         self.transforms = tuple(chosen.get(name, "real") for name in names)
         self.shapes = tuple(tuple(given.get(name, ())) for name in names)
+
+    @property
+    def normalised(self) -> bool:
+        """Nobody knows."""
+        return False
 
     @property
     def size(self) -> int:

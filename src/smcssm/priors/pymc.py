@@ -98,6 +98,11 @@ class PyMC(AbstractPrior):
         used = {d for ds in self.dims.values() for d in ds}
         self.coords = _Labels({d: tuple(c) for d, c in model.coords.items() if d in used and c is not None})
 
+    @property
+    def normalised(self) -> bool:
+        """Not where transforms take only a part of the support."""
+        return not self._sampler.restricted
+
     def sample(self, key: Array, n: int) -> tuple[Float[np.ndarray, "z n"], Float[np.ndarray, " n"]]:
         """Independent draws of z, reproducible from the key, and the sum of the Potentials at each."""
         seeds = np.random.SeedSequence(np.asarray(jax.random.key_data(key)).ravel().tolist())

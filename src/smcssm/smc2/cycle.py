@@ -322,7 +322,8 @@ def judge(
     if isinstance(smc.kernel, Metropolis) and smc.kernel.relabel:  # last, as with an immediate move
         population = relabel.anew(smc, population, ready, jnp.asarray(sets), jnp.asarray(sets))
     population = sort_marginals(smc, population)
-    check = k, gap, gap_sd, population.log_evidence - before
+    correction = jnp.where(bridged < 1, 0.0, population.log_evidence - before)  # else a surprise is taken in at last
+    check = k, gap, gap_sd, correction
     return cycle, population, Verdict(rate, correlation, distinct, status, again, *check)
 
 

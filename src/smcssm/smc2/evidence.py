@@ -61,13 +61,17 @@ def own_variance(smc: SMC2, population: Population) -> Float[Array, " s"]:
 def missed(
     smc: SMC2, population: Population, own_log_q: Float[Array, "s n"], log_weight: Float[Array, "s kn"]
 ) -> Bool[Array, " s"]:
-    """Whether there is a mode that challengers know nothing of, since q has missed it.
+    """Whether there is a mode, with 5% of the population, that challengers know nothing of, since q has missed it."""
+    return unseen(smc, population, own_log_q, log_weight) > 0.05
 
-    More than 5% of the population has a larger ratio of posterior to q than any challenger.
-    """
+
+def unseen(
+    smc: SMC2, population: Population, own_log_q: Float[Array, "s n"], log_weight: Float[Array, "s kn"]
+) -> Float[Array, " s"]:
+    """The share of the population that has a larger ratio of posterior to q than any challenger."""
     ratio = tempered_log_density(smc, jnp.ones_like(population.phi), population) - own_log_q
     beyond = ratio > jnp.max(log_weight, axis=-1, keepdims=True)
-    return jnp.sum(jnp.where(beyond, normalise(at_full_exponent(population)), 0.0), axis=-1) > 0.05
+    return jnp.sum(jnp.where(beyond, normalise(at_full_exponent(population)), 0.0), axis=-1)
 
 
 def enough(population: Population) -> float:
@@ -84,14 +88,18 @@ def corrected(
 ) -> Population:
     """The evidence, and the shares of groups, with what a good importance sample says of them.
 
-    Not while anything is pending; not under forgetting, where the evidence is a sum of predictives and no integral, nor
-    where resampling keeps lineages that tell the error of the running estimate.
+    Not while anything is pending; not under forgetting, where the evidence is a sum of predictives and no integral; not
+    where resampling keeps lineages that tell the error of the running estimate; nor where the prior's mass is not known
+    exactly, of which all importance samples would have the same error. The share of the population that lies beyond
+    all challengers is, of a good q, of the order of the largest weight: what is more they have missed.
     """
-    if smc.forgetting < 1 or smc.resampling == "multinomial":
+    if smc.forgetting < 1 or smc.resampling == "multinomial" or not smc.prior.normalised:
         return population
     k, gap, sd = compared(smc, population, log_weight)
     good = (k <= SOUND) & (effective_sample_size(log_weight) >= enough(population)) & (jnp.abs(gap) <= CONSISTENT * sd)
-    good = good & (population.phi == 1) & ~missed(smc, population, own_log_q, log_weight)
+    known = (population.phi == 1) & (jnp.abs(population.log_mass) < 1e-9)
+    most = 0.01 + 3 * jnp.max(normalise(log_weight), axis=-1)
+    good = good & known & (unseen(smc, population, own_log_q, log_weight) <= most)
     new, sane = _combined(smc, population, log_weight)
     return select(due & good & sane, new, population)
 
