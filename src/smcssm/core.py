@@ -126,7 +126,7 @@ class AbstractPrior(eqx.Module):
 
     @property
     def normalised(self) -> bool:
-        """Whether ``log_prob``, but for factors, integrates to one, as evidence by importance sampling needs. A hook."""
+        """Whether ``log_prob``, but for factors, integrates to one: importance sampling rests on it. A hook."""
         return True
 
 
