@@ -285,6 +285,23 @@ def test_simulated_paths_have_leverage():
     assert (same == state).all()
 
 
+def test_inputs_of_a_row_count_in_it():
+    """In the first row too, before which there were none, and over dt = 0."""
+    signal = ss.models.Regression(1, drifting=True, initial_mean=1.0, initial_sd=0.1)
+    model, n, y = ss.models.PoissonCounts(signal), 200, np.array([9.0, 3.0])
+    d = rows(y)
+    d = Observation(d.y, d.mask, 0 * d.dt, d.index, jnp.array([[2.0], [1.0]])[..., None, None])
+    theta = {"log_mean": jnp.full((1, n), 0.5), "sigma_beta": jnp.full((1, n), 0.1)}
+    info, *_ = run(Particle(model, n_particles=M), theta, d, jax.random.split(jax.random.key(0), 1))
+    b = 1.0 + 0.1 * np.linspace(-8, 8, 2001)
+    w = stats.norm.pdf(b, 1.0, 0.1)
+    g = [stats.poisson.pmf(v, np.exp(0.5 + x * b)) for v, x in zip(y, (2.0, 1.0), strict=True)]
+    want = w @ g[0] / w.sum(), w @ (g[0] * g[1]) / w.sum()
+    got = np.exp(np.cumsum(np.asarray(info.log_lik)[:, 0], axis=0))
+    for truth, found in zip(want, got, strict=True):
+        assert abs(found.mean() - truth) < 4 * found.std() / n**0.5
+
+
 def test_poisson_probabilities():
     """Added up for small counts, by the incomplete gamma function for large ones; what is no count has none."""
     model, rate = ss.models.PoissonCounts(), np.array([0.01, 3.0, 80.0])
@@ -363,6 +380,24 @@ def test_particles_that_are_not_finite_have_a_status_of_their_own():
     info, _, _, belief = run(Particle(model, n_particles=M), theta, rows([0.0, 1.0]), key)
     assert np.isfinite(info.log_lik[:, 0, 0]).all() and np.isnan(info.log_lik[:, 0, 1]).all()
     assert np.isfinite(belief.log_weight).all()
+
+
+def test_a_look_ahead_from_a_dead_state_may_be_anything():
+    """It used to make all weights equal, so that nothing was resampled any more."""
+    model = ss.models.Nonlinear(
+        lambda key, theta: jax.random.normal(key),
+        lambda key, theta, x, step: 0.5 * jnp.sqrt(x + 1.5) + theta["a"] * jax.random.normal(key),
+        lambda theta, x, y, step: jnp.where(x > -1.5, -2.0 * (y - x) ** 2, -jnp.inf),
+        ("a",),
+        look_ahead=lambda theta, x, y, step: -0.5 * (y - 0.5 * jnp.sqrt(x + 1.5)) ** 2,
+    )
+    key, y = jax.random.split(jax.random.key(0), 1), 0.6 + np.sin(np.arange(T))
+    info, *_, belief = run(Particle(model, n_particles=M), {"a": jnp.full((1, 20), 0.7)}, rows(y), key)
+    plain, *_ = run(Particle(model, n_particles=M, method="bootstrap"), {"a": jnp.full((1, 20), 0.7)}, rows(y), key)
+    assert np.isnan(info.log_lik).sum() == 0
+    assert (1 / np.exp(2 * np.asarray(belief.log_weight)).sum(axis=0)).min() > 5
+    total, other = (np.asarray(i.log_lik)[:, 0].sum(axis=0) for i in (info, plain))
+    assert abs(total.mean() - other.mean()) < 5 * np.hypot(total.std(), other.std()) / 20**0.5
 
 
 def test_a_state_of_weight_zero_may_become_anything():

@@ -120,6 +120,7 @@ class Particle(AbstractRandomFilter):
         if self._looks_ahead:
             knows = jnp.all(obs.mask, axis=0) & (obs.dt > 0)
             look = jnp.where(knows, self.model.look_ahead(params, belief.x, obs), 0.0)
+            look = jnp.where(jnp.isnan(look) | jnp.isneginf(first), 0.0, look)  # of the dead it may be anything
             first, total = normalise(first + look)
         weight = jnp.exp(first)
         m = len(weight)

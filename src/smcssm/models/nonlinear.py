@@ -94,7 +94,7 @@ class Nonlinear(AbstractNonlinear):
 
     @property
     def continuous_time(self) -> bool:
-        """Whether a function looks at dt."""
+        """Whether the transition looks at dt."""
         return "dt" in self.reads
 
     @property

@@ -108,7 +108,7 @@ class PoissonCounts(AbstractNonlinear):
 
     def log_observation(self, params: Theta, x: Float[Array, "x m s n"], obs: Observation) -> Float[Array, "m s n"]:
         """The log probability of a count; -inf of what is none."""
-        y = obs.y[0]
+        y, x = obs.y[0], self.settle(params, x, obs)
         count = (y >= 0) & (y == jnp.round(y))
         found = jnp.where(count, _log_probability(y, x[0]), -jnp.inf)
         return jnp.where(obs.mask[0], found, 0.0)
@@ -117,14 +117,14 @@ class PoissonCounts(AbstractNonlinear):
         self, key: Array, params: Theta, x: Float[Array, "x m s n"], obs: Observation
     ) -> Float[Array, "y m s n"]:
         """Poisson numbers."""
-        rate = jnp.moveaxis(jnp.exp(x[:1]), -2, 0)
+        rate = jnp.moveaxis(jnp.exp(self.settle(params, x, obs)[:1]), -2, 0)
         return jnp.moveaxis(jax.vmap(jax.random.poisson)(key, rate), 0, -2).astype(x.dtype)
 
     def predictive(
         self, key: Array, params: Theta, x: Float[Array, "x m s n"], obs: Observation
     ) -> tuple[Array, Array, Array, Array]:
         """Poisson(exp(log intensity))."""
-        x = x[:1]
+        x = self.settle(params, x, obs)[:1]
         rate, y = jnp.exp(x), jnp.where(obs.mask, obs.y, 0.0)
 
         def added_up() -> Array:
@@ -136,6 +136,10 @@ class PoissonCounts(AbstractNonlinear):
 
         upto = jax.lax.cond(jnp.max(y) < FEW, added_up, lambda: gammaincc(y + 1, rate))
         return rate, jnp.sqrt(rate), upto - jnp.exp(_log_probability(y, x)), upto
+
+    def settle(self, params: Theta, x: Float[Array, "x m s n"], obs: Observation) -> Float[Array, "x m s n"]:
+        """The log intensity under the inputs of this row: of the first, and over dt = 0, there were others before."""
+        return self._with_intensity(params, x[1:], obs) if self.input_names else x
 
     def _with_intensity(self, params: Theta, x: Float[Array, "k m s n"], obs: Observation) -> Float[Array, "x m s n"]:
         signal = stack(matvec(rows(self.signal.matrices(params, obs).H), list(x)), x[0])

@@ -104,9 +104,10 @@ def log(p: Array) -> Array:
 
 
 def checked(p: Array, axis: int = 0) -> Array:
-    """Probabilities along an axis; NaN where they are none."""
-    good = jnp.all(p >= 0, axis=axis, keepdims=True) & (jnp.abs(jnp.sum(p, axis=axis, keepdims=True) - 1) <= SLACK)
-    return jnp.where(good, p, jnp.nan)
+    """Probabilities along an axis, made to add up to one to the last digit; NaN where they are none."""
+    total = jnp.sum(p, axis=axis, keepdims=True)
+    good = jnp.all(p >= 0, axis=axis, keepdims=True) & (jnp.abs(total - 1) <= SLACK)
+    return jnp.where(good, p / total, jnp.nan)
 
 
 def drawn(u: Float[Array, "s n"], p: Float[Array, "k s n"]) -> Int[Array, "s n"]:

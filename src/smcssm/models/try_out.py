@@ -66,14 +66,15 @@ def _example(name: str, shape: Shape, given: Mapping[str, Any]) -> Array:
 
 
 def _run(functions: Functions, theta: dict[str, Array], step: Step, n_channels: int) -> tuple[Shape, frozenset[str]]:
-    """Every function once, each given what the ones before returned."""
+    """Every function once, each given what the ones before returned; of dt it counts that the transition reads it."""
     reads: set[str] = set()
+    moving: set[str] = set()
     trial = _Trial(functions, theta)
     key, told, f = jax.random.key(0), Recorder(step, reads), functions
     x = trial.call("sample_initial", key, theta)
     trial.check("sample_initial", x, x.shape if x.ndim <= 1 and x.size else ("number of states",))
     trial.at = f", x={x}, step.t={step.t}, step.dt={step.dt}"
-    trial.check("sample_transition", trial.call("sample_transition", key, theta, x, told), x.shape)
+    trial.check("sample_transition", trial.call("sample_transition", key, theta, x, Recorder(step, moving)), x.shape)
     of_y = ((), (1,)) if n_channels == 1 else ((n_channels,),)
     y = jnp.full(of_y[0], 0.5)
     if f.sample_observation is not None:
@@ -91,7 +92,7 @@ def _run(functions: Functions, theta: dict[str, Array], step: Step, n_channels: 
         trial.check("proposal", log_ratio, ())
     if f.look_ahead is not None:
         trial.check("look_ahead", trial.call("look_ahead", theta, x, y, told), ())
-    return x.shape, frozenset(reads)
+    return x.shape, frozenset(reads - {"dt"} | moving)
 
 
 class _Trial:
