@@ -37,8 +37,8 @@ MUTATIONS = (
     Mutation(
         "sign of the proposal's correction in the acceptance ratio",
         "smc2/kernels/metropolis.py",
-        "from_folds(backward - forward, n_series)",
-        "from_folds(forward - backward, n_series)",
+        "accept(smc, population, challengers, backward - forward, due, rung, sweep)",
+        "accept(smc, population, challengers, forward - backward, due, rung, sweep)",
         "tests/test_smc2.py::test_the_posterior_is_exact_although_the_likelihood_is_estimated",
     ),
     Mutation(
@@ -59,13 +59,14 @@ MUTATIONS = (
     Mutation(
         "a move estimates the likelihood of where a particle is anew (no longer pseudo-marginal)",
         "smc2/kernels/metropolis.py",
-        "    return compiled(accept, smc)(population, challengers, log_ratio, due, *counters)\n",
-        "    key, zero = fold_in(move_key(population, *counters), 2), jnp.zeros_like(population.log_lik)\n"
+        "return compiled(judge, smc, proposal.independent)(population, challengers, tuple(log_q), due, *counters)\n",
+        "key, zero = fold_in(move_key(population, *counters), 2), jnp.zeros_like(population.log_lik)\n"
         "    started = particles(smc, key, population.z, blank_like(history.first), population.belief)\n"
         "    twins = Challengers(population.z, *started, zero, zero)\n"
         "    again = replay(smc, population, twins, history, since, *counters)\n"
         "    population = replace(population, log_lik=again.log_lik, belief=again.belief)\n"
-        "    return compiled(accept, smc)(population, challengers, log_ratio, due, *counters)\n",
+        "    return compiled(judge, smc, proposal.independent)"
+        "(population, challengers, tuple(log_q), due, *counters)\n",
         "tests/test_smc2.py::test_the_estimate_of_a_particle_that_stays_is_kept",
     ),
     Mutation(

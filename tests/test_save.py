@@ -213,7 +213,7 @@ def test_a_class_that_has_no_place_is_not_made(saved, tmp_path):
     cases = [
         ({"class": "Popen", "fields": {"args": "ls"}}, "no place in this engine"),
         ({"call": "os.system"}, "something unknown"),
-        ({"class": "Clock", "fields": {}}, "other fields"),
+        ({"class": "Lag", "fields": {}}, "other fields"),
     ]
     for value, match in cases:
         with pytest.raises(ss.errors.CheckpointError, match=match):

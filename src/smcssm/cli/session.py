@@ -236,7 +236,7 @@ class Session:
                 f"line {row.line} is not observation {self.fed} of the journal, {last['y'][-1].tolist()}: is this the "
                 "stream that it was written with, from its start?"
             )
-        self.log_evidence = float(last["log_score"][-1])
+        self.log_evidence = self.engine.log_evidence
         self._write(row, StepInfos(**{f.name: last[f.name] for f in fields(StepInfos)})[-1])
 
     def _check_end(self) -> None:
@@ -284,7 +284,7 @@ class Session:
         info = self.engine.step(y, time=time, inputs=list(row.inputs) or None)
         self.fed += 1
         self.grid.accept(row.time)
-        self.log_evidence += info.log_predictive
+        self.log_evidence = self.engine.log_evidence
         self.missing += all(map(math.isnan, row.values))
         self.moves += info.moved
         self._write(row, info)
