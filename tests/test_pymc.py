@@ -323,7 +323,7 @@ def test_engine_from_pymc_has_the_posterior_of_the_model(exact):
     assert engine.t == 100 and engine.model.channel_names == ("y",)
     assert np.all(np.abs(told["mean"] - truth.mean) < 4 * truth.sd / 300**0.5)
     assert np.all(np.abs(told["sd"] / truth.sd - 1) < 4 / 600**0.5)
-    assert abs(engine.log_evidence - truth.log_evidence) < 4 * 0.08  # its sd over 32 seeds
+    assert abs(engine.log_evidence - truth.log_evidence) < 0.2
     assert ss.Engine.from_pymc(local_level(walk()), assimilate=False, n_particles=10).t == 0
 
 
