@@ -3,7 +3,8 @@
 Needs jax, numpy and equinox only. A step of a population cannot be faster than its arrays are read and written once:
 the ratio is the share of the measured copy bandwidth that it reaches, in bytes of beliefs, weights and likelihoods
 read and written, and of parameters and hyperparameters read. History in blocks side by side stands beside row by row,
-with the same likelihoods; and an engine with a prior from functions takes a stream. Under 8 minutes on a GPU.
+with the same likelihoods; a Gaussian process beside smolgp, where that is installed; and an engine with a prior from
+functions takes a stream. Under 8 minutes on a GPU.
 
     python -m benchmarks run gpu [--quick]
 """
@@ -11,6 +12,7 @@ with the same likelihoods; and an engine with a prior from functions takes a str
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -19,7 +21,7 @@ import numpy as np
 from jax.scipy.stats import norm
 
 import smcssm as ss
-from benchmarks import history
+from benchmarks import gp, history
 from smcssm.smc2.population import Population
 from smcssm.smc2.step import observe, stepped, with_stepped
 
@@ -104,7 +106,7 @@ def rows(quick: bool) -> list[dict[str, Any]]:
                 row = {"what": what, "unit": "GB/s", "ours": found["bytes"] / found["seconds"] / 1e9}
                 row |= {"rival": "copy", "theirs": copy / 1e9, "more_is_better": True, "first": found["first"]}
                 out.append(row)
-    lengths = [] if quick else [(1000, 1), (1000, 1024), (10_000, 1024), (100_000, 1)]  # a CPU compiles for minutes
+    lengths = [] if quick else [(1000, 1), (1000, 4096), (10_000, 1024), (100_000, 1)]  # a CPU compiles for minutes
     for t, n in lengths:
         found = {way: history.one(f"ours {way}", t, n, 5) for way in ("sequential", "parallel")}
         error = abs(found["parallel"]["log_lik"] / found["sequential"]["log_lik"] - 1)
@@ -112,7 +114,26 @@ def rows(quick: bool) -> list[dict[str, Any]]:
         row |= {"ours": 1e3 * found["parallel"]["run_s"], "theirs": 1e3 * found["sequential"]["run_s"]}
         row |= {"first": found["parallel"]["compile_s"], "their_first": found["sequential"]["compile_s"]}
         out.append(row | {"error": error, "error_of": "relative, between the two"})
+    out += [process_row(n) for n in ([] if quick else [10_000, 100_000, 1_000_000])]
     return [*out, engine_row(500, 1000 if quick else 100_000)]
+
+
+def process_row(n: int) -> dict[str, Any]:
+    """The likelihood of a Gaussian process in blocks; smolgp's as well where that is installed."""
+    t, y, _ = gp.data(n)
+    ways, found = [gp.ours] + [gp.smolgp] * (find_spec("smolgp") is not None), []
+    with jax.enable_x64(True):
+        given = gp.theta(1), jnp.asarray(y)
+        for way in ways:
+            likelihood = way("parallel")[0]
+            program = jax.jit(lambda th, y, likelihood=likelihood: likelihood(th, t, y, None))
+            found.append((*timed(program, *given), float(program(*given))))
+    row = {"what": f"likelihood of a Gaussian process (SHO), {n} points, in blocks", "unit": "ms"}
+    row |= {"ours": 1e3 * found[0][1], "first": found[0][0]}
+    if found[1:]:
+        row |= {"rival": "smolgp parallel", "theirs": 1e3 * found[1][1], "their_first": found[1][0]}
+        row |= {"error": abs(found[0][2] / found[1][2] - 1), "error_of": "relative, between the two"}
+    return row
 
 
 def engine_row(length: int, n: int) -> dict[str, Any]:

@@ -59,8 +59,8 @@ def of_size(series: int, n: int) -> dict[str, float]:
 
     import smcssm as ss
     from smcssm.smc2.adapt import compiled
-    from smcssm.smc2.challengers import accept, replay
-    from smcssm.smc2.kernels.metropolis import draw, fitting
+    from smcssm.smc2.challengers import replay
+    from smcssm.smc2.kernels.metropolis import draw, fitting, judge
 
     fleet = ss.Fleet(*trend(), series=series, n_particles=n)
     engine = ss.Engine(*trend(), n_particles=n, runs=series, record=None)
@@ -73,14 +73,14 @@ def of_size(series: int, n: int) -> dict[str, float]:
     with jax.enable_x64(True):
         proposal, ready = smc.kernel.proposals[0], jax.block_until_ready
         tuning = fitting(smc, proposal, population)
-        drawing, judge = compiled(draw, smc, proposal), compiled(accept, smc)
-        start, log_ratio = drawing(tuning, population, history.first, *counters)
+        drawing, judging = compiled(draw, smc, proposal), compiled(judge, smc, proposal.independent)
+        start, *log_q = drawing(tuning, population, history.first, *counters)
         end = (history, since, *counters)
         replays = least(lambda: ready(replay(smc, population, start, *end).log_lik), 3)
         rest = (
             lambda: fitting(smc, proposal, population),
             lambda: drawing(tuning, population, history.first, *counters)[1],
-            lambda: judge(population, start, log_ratio, due, *counters)[1],
+            lambda: judging(population, start, tuple(log_q), due, *counters)[1],
         )
         sweep = sum(least(lambda f=f: ready(f()), 5) for f in rest)
     held = sum(a.nbytes for a in jax.tree.leaves(population) if a.ndim >= 2) / series / n

@@ -293,6 +293,17 @@ def test_smoothed_trend_equals_statsmodels(blocks):
     np.testing.assert_allclose(cov, np.moveaxis(result.smoothed_state_cov, -1, 0), rtol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("rows", "particles", "here", "elsewhere"),
+    [(1000, 1, 32, 64), (1_000_000, 1, 1024, 1 << 15), (10_000, 1024, 128, 32), (4096, 1 << 20, 64, 1), (1, 1, 1, 1)],
+)
+def test_how_many_blocks(rows, particles, here, elsewhere, monkeypatch):
+    """On a CPU as long as they are many; on a GPU as many as it goes through at a time, of 8 rows or more."""
+    assert parallel.blocks_for(rows, particles) == here
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert parallel.blocks_for(rows, particles) == elsewhere
+
+
 def test_rows_past_the_end_are_nothing():
     whole, part = (trend_run(160, np.float64, 16, length) for length in (None, 100))
     np.testing.assert_allclose(part[2][:100], whole[2][:100], rtol=1e-12)

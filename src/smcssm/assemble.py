@@ -29,6 +29,7 @@ from smcssm.errors import ModelError, SmcssmWarning
 from smcssm.filters import Discrete, Kalman, Particle, RaoBlackwell
 from smcssm.history import CHUNK, SEGMENT, History
 from smcssm.journal import Journal, create
+from smcssm.kalman import parallel
 from smcssm.late import Revise
 from smcssm.smc2.kernels import Metropolis
 from smcssm.smc2.kernels.gradient import AbstractGradient
@@ -38,7 +39,7 @@ from smcssm.snapshot import Snapshot
 from smcssm.timeline import Timeline
 
 LONG = 2000  # observations, from which on a bar is shown
-BLOCKS = 64  # of a SEGMENT of rows: as many as each one has
+FEW = 4096  # particles, up to which "auto" has blocks side by side on what is no CPU
 MANY = 0.1  # of the prior's draws
 
 
@@ -49,12 +50,13 @@ def smc2(  # noqa: PLR0913
     filter: AbstractFilter | None,
     move: AbstractKernel | None,
     schedule: AbstractSchedule | None,
-    solver: str = "auto",
+    solver: str,
     ess_threshold: float,
     impossible: str,
     record: bool,
     dtype: str,
     n_particles: int,
+    series: int,
     resampling: str,
     forgetting: float,
     late: Any,
@@ -73,7 +75,7 @@ def smc2(  # noqa: PLR0913
     chosen = model.default_prior(1.0) if prior is None else as_prior(prior)
     check_names(model, chosen)
     check_probabilities(model, chosen)
-    inner = solved_by(solver, filter_for(model) if filter is None else bound(filter, model))
+    inner = solved_by(solver, filter_for(model) if filter is None else bound(filter, model), n_particles * series)
     kernel, when = Metropolis() if move is None else move, Immediate() if schedule is None else schedule
     when.check(move, inner)
     check_forgetting(forgetting, when)
@@ -242,18 +244,23 @@ def bound(filter: AbstractFilter, model: AbstractModel) -> AbstractFilter:
     return replace(filter, model=model) if filter.model is None else filter
 
 
-def solved_by(solver: str, filter: AbstractFilter) -> AbstractFilter:
-    """The filter with its way through history. "auto" keeps the filter's own: row by row, unless it was given blocks.
+def solved_by(solver: str, filter: AbstractFilter, particles: int) -> AbstractFilter:
+    """The filter with its way through history. "auto" keeps the filter's own, which is row by row on a CPU.
 
-    On a CPU blocks paid for one particle alone, and not for 16 (benchmarks/history.py); elsewhere nothing was measured.
+    There blocks paid for one particle alone, and not for 16 (benchmarks/history.py). Elsewhere a Kalman filter without
+    blocks of its own gets them, up to ``FEW`` particles of all series (benchmarks/gpu.py).
     """
     if solver not in ("auto", "sequential", "parallel"):
         raise ModelError(f'solver={solver!r}: expected "auto", "sequential" or "parallel"')
-    if solver == "auto" or (solver == "sequential" and not isinstance(filter, Kalman)):
-        return filter
     if not isinstance(filter, Kalman):
-        raise ModelError(f'solver="parallel" needs a Kalman filter, not {type(filter).__name__}: use "auto"')
-    return Kalman(filter.model, BLOCKS if solver == "parallel" else 1)
+        if solver == "parallel":
+            raise ModelError(f'solver="parallel" needs a Kalman filter, not {type(filter).__name__}: use "auto"')
+        return filter
+    if solver == "sequential":
+        return replace(filter, blocks=1)
+    if solver == "auto" and (filter.blocks > 1 or particles > FEW or jax.default_backend() == "cpu"):
+        return filter
+    return replace(filter, blocks=parallel.blocks_for(SEGMENT, particles))
 
 
 def rows_at_once(filter: AbstractFilter) -> int:

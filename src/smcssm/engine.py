@@ -64,7 +64,7 @@ class Engine:
             multiplied by it, so that hyperparameters may drift, and ``log_evidence`` is the sum of one-step log
             predictives. About 1 / (1 - forgetting) observations count.
         solver: how moves and smoothing go through history: "sequential", row by row; "parallel", in blocks side by
-            side, more work in fewer steps; "auto" takes what is faster here. Results are the same to rounding.
+            side, more work in fewer steps; "auto": blocks on a GPU, rows on a CPU. Results are the same to rounding.
         dtype: "float64" or "float32", of observations, states and parameters; likelihoods are added up in float64.
             float32 has 7 digits: centre data whose level is large against its noise, or the posterior is wrong.
         seed: of all randomness.
@@ -109,6 +109,7 @@ class Engine:
             record=record is not None,
             dtype=dtype,
             n_particles=n_particles,
+            series=runs,
             resampling=resampling,
             forgetting=forgetting,
             late=late,

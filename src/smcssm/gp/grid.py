@@ -115,7 +115,7 @@ def rows(when: Events, y: Any, noise_sd: Any, outputs: Any, blocks: int) -> Obse
 
 
 def rounded(n: int, blocks: int) -> int:
-    """The number of rows that are filtered: at most a sixteenth more than n > 128, and a multiple of ``blocks``."""
+    """The number of rows that are filtered: a multiple of ``blocks``, and not much more than n."""
     step = max(1 << max(3, n.bit_length() - 5), blocks)
     return -(-n // step) * step
 

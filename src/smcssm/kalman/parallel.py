@@ -43,6 +43,9 @@ from smcssm.linalg.entries import Rows, is_zero, multiply, rows, vector
 from smcssm.linalg.entrywise import at_entry, scan_entries
 from smcssm.linalg.panels import fence
 
+SIDE_BY_SIDE = 1 << 15  # blocks of all particles that an H100 goes through in the time of one
+SHORTEST = 8  # rows in a block
+
 
 class Element(NamedTuple):
     """A span of rows given the state x_0 before it: A, the law of the last state at x_0 = 0, and [Z; zeta']."""
@@ -62,7 +65,10 @@ def filter(
         del blocks
         return sequential.filter(system, params, belief, rows, keep)
 
-    return in_blocks(system, params, belief, rows, through, blocks_for(len(rows.dt)) if blocks is None else blocks)
+    if blocks is None:
+        particles = max(math.prod(leaf.shape[-2:]) for leaf in jax.tree.leaves((params, belief)))
+        blocks = blocks_for(len(rows.dt), particles)
+    return in_blocks(system, params, belief, rows, through, blocks)
 
 
 Through = Callable[[PyTree, Gaussian, Observation, int], tuple[Gaussian, PyTree]]
@@ -92,9 +98,15 @@ def in_blocks(
     return jax.lax.cond(jnp.all(element.exists) & reduce(operator.and_, finite), together, in_turn)
 
 
-def blocks_for(n_rows: int) -> int:
-    """As many blocks as rows in each, about: the least number of steps in turn."""
-    return 1 << max(0, round(0.5 * math.log2(max(n_rows, 1))))
+def blocks_for(n_rows: int, particles: int = 1) -> int:
+    """How many blocks, a power of two: on a CPU as many as rows in each, about; elsewhere as many as fill the device.
+
+    There a row of all blocks is one kernel, which takes as long for one block as for so many.
+    """
+    if jax.default_backend() == "cpu":
+        return 1 << max(0, round(0.5 * math.log2(max(n_rows, 1))))
+    most = min(n_rows // SHORTEST, SIDE_BY_SIDE // particles)
+    return 1 << max(0, most.bit_length() - 1)
 
 
 def fold(tree: PyTree, blocks: int) -> PyTree:

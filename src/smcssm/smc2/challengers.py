@@ -16,6 +16,8 @@ from smcssm.history import Chunk, History
 from smcssm.smc2.adapt import carried, compiled, move_key
 from smcssm.smc2.population import SMC2, Lag, Population, at_particles, fold_in, log_prior, select, times
 
+AT_ONCE = 16  # rows whose likelihoods are added up in one go: on a GPU a row by itself is some kernels
+
 
 class Challengers(eqx.Module):
     """Proposed particles on their way through history."""
@@ -88,12 +90,19 @@ def replay_chunk(
     c, rows = challengers, at_particles(chunk.rows)
     belief, increments = smc.filter.replay(key, c.params, c.belief, rows, chunk.length)
 
-    def body(i: Int[Array, ""], totals: tuple[Array, Array]) -> tuple[Array, Array]:
-        new = add(smc, *totals, increments[i], chunk.pooled[i])
-        reported = chunk.rows.reported
-        return new if reported is None else select(reported[i], new, totals)
+    def row(i: Array, totals: tuple[Array, Array]) -> tuple[Array, Array]:
+        pooled, reported = chunk.pooled[i], chunk.rows.reported
+        here = jnp.full_like(pooled, i < chunk.length)
+        return select(
+            here if reported is None else here & reported[i], add(smc, *totals, increments[i], pooled), totals
+        )
 
-    settled, pending = jax.lax.fori_loop(0, chunk.length, body, (c.log_lik, c.pending))
+    def some(k: Array, totals: tuple[Array, Array]) -> tuple[Array, Array]:
+        for i in range(AT_ONCE):
+            totals = row(AT_ONCE * k + i, totals)
+        return totals
+
+    settled, pending = jax.lax.fori_loop(0, -(-chunk.length // AT_ONCE), some, (c.log_lik, c.pending))
     return eqx.tree_at(lambda c: (c.belief, c.log_lik, c.pending), c, (belief, settled, pending))
 
 
