@@ -208,7 +208,7 @@ class Runtime:
         """A late row."""
         length, history, smc = len(self.history), self.history, self.smc
         check_place(history.timeline, times[0], smc.horizon)
-        pending, population, _ = self.schedule.close(smc, pending, population, history)
+        pending, population, closing = self.schedule.close(smc, pending, population, history)
         history.append(part, 1, times=times)
         settled = max(length - smc.horizon, 0)
         rows, _, _ = history.replayed(settled, settled + smc.horizon + 1)
@@ -222,7 +222,7 @@ class Runtime:
         history.append(part, 1, row.pooled, times)
         if not impossible.any():
             try:
-                return self._act(following, taken, row, due)
+                return _begun_with(closing, *self._act(following, taken, row, due))
             except ImpossibleObservationError as error:
                 impossible, why = np.ones_like(impossible), str(error)
         if smc.impossible == "error":
@@ -230,7 +230,7 @@ class Runtime:
         history.truncate(length)
         population, pending, row, move = self._put_in_place(population, pending, without(part, impossible), times)
         row.status[:] = np.where(impossible, Status.IMPOSSIBLE, row.status)
-        return population, pending, row, move
+        return _begun_with(closing, population, pending, row, move)
 
     def _kept(self, done: int) -> int:
         """How many of these rows go into history: all, but for a schedule that forgets and has no journal."""
@@ -368,6 +368,14 @@ def without(part: Observation, refused: np.ndarray) -> Observation:
     gone[: len(refused)] = refused
     mask = part.mask & ~gone[:, None]
     return eqx.tree_at(lambda o: (o.y, o.mask), part, (np.where(mask, part.y, 0.0).astype(part.y.dtype), mask))
+
+
+def _begun_with(closing: Any, population: Population, pending: PyTree, row: Row, move: Any) -> tuple:
+    """What came of a row, and the end of a climb that was made before it."""
+    if closing is None:
+        return population, pending, row, move
+    row.status[-1] = np.maximum(row.status[-1], closing.status)
+    return population, pending, row, closing if move is None else move.following(closing)
 
 
 def _join(reports: list, evidence: np.ndarray, n_series: int) -> Rows:

@@ -50,10 +50,8 @@ class Sampler:
             parts, values, factors = self._run(seeds, n)
         except Exception as error:
             raise ModelError(f"prior: a draw failed: {reason(error)}. Do the parameters stay in range?") from error
-        inside = np.ones(n, bool)
+        inside = self._inside(parts, n)
         for name, part, value in zip(self.names, parts, values, strict=True):
-            if name in self.restricted:  # the logarithm of a negative difference, say
-                inside &= ~np.isnan(part).reshape(n, -1).any(axis=1)
             if bad := np.sum(~np.isfinite(value).reshape(n, -1).all(axis=1)):
                 raise ModelError(
                     f"prior: {bad} of {n} draws of {name} are not finite; keep its parameters in range, and its "
@@ -68,6 +66,24 @@ class Sampler:
         if not np.all(log_weight < np.inf):
             raise ModelError("prior: the Potentials are NaN or +inf at a draw; they must be finite or -inf")
         return np.concatenate([part.reshape(n, -1) for part in parts], axis=1)[inside].T, log_weight
+
+    def log_share(self, n: int = 200_000) -> float:
+        """Log of the share of n draws that lie in the domain of every transform of the user."""
+        if not self.restricted:
+            return 0.0
+        few = 1000
+        share = np.mean(self._inside(self._run(np.random.SeedSequence(1), few)[0], few))
+        if self.batched and 0 < share < 1:
+            share = np.mean(self._inside(self._run(np.random.SeedSequence(2), n)[0], n))
+        return float(np.log(share)) if share > 0 else 0.0
+
+    def _inside(self, parts: list, n: int) -> np.ndarray:
+        """Which draws a transform of the user did not take for, say, the logarithm of a negative difference."""
+        inside = np.ones(n, bool)
+        for name, part in zip(self.names, parts, strict=True):
+            if name in self.restricted:
+                inside &= ~np.isnan(part).reshape(n, -1).any(axis=1)
+        return inside
 
     def values(self, seeds: np.random.SeedSequence, n: int) -> list[np.ndarray]:
         """n draws of each variable, first axis, on its own scale."""

@@ -43,7 +43,8 @@ class PyMC(AbstractPrior):
     With theta the free variables and z = T(theta) PyMC's transforms of them, flattened and joined, ``log_prob`` is
     log p(theta) + log |d theta / d z| + the Potentials. ``sample`` draws from p and returns the Potentials as log
     weights, so that the mean weight estimates Z0, the mass that they leave. Where a transform of the user takes only
-    a part of the support (``ordered``), draws are from p restricted to that part; ``log_prob`` is not normalised to it.
+    a part of the support (``ordered``), draws are from p restricted to that part, and the share of p in it is a factor
+    of every weight: ``log_prob`` integrates to Z0 here as well.
 
     The model is compiled as it is now: later changes to it, ``pm.set_data`` included, do not reach this prior.
 
@@ -61,6 +62,7 @@ class PyMC(AbstractPrior):
     size: int = eqx.field(static=True)
     _angles: tuple[bool, ...] = eqx.field(static=True)
     _sampler: Sampler = eqx.field(static=True)
+    _log_share: float = eqx.field(static=True)
     _density: JaxProgram = eqx.field(static=True)
     _forward: JaxProgram = eqx.field(static=True)
     _backward: JaxProgram = eqx.field(static=True)
@@ -82,7 +84,7 @@ class PyMC(AbstractPrior):
             graphs = graph_replace(unconstrained(model, some), dict(zip(free, plain, strict=True)), strict=False)
             return JaxProgram(plain, graphs, sampler.shapes)
 
-        self._sampler = sampler
+        self._sampler, self._log_share = sampler, sampler.log_share()
         self._density = _build("be evaluated in JAX", factors, density)
         self._backward = _build("be evaluated in JAX", named, backward)
         self._forward = _build("be transformed in JAX", free, forward)
@@ -104,12 +106,12 @@ class PyMC(AbstractPrior):
         return not self._sampler.restricted
 
     def sample(self, key: Array, n: int) -> tuple[Float[np.ndarray, "z n"], Float[np.ndarray, " n"]]:
-        """Independent draws of z, reproducible from the key, and the sum of the Potentials at each."""
+        """Independent draws of z, reproducible from the key, and their log weights: Potentials, and the share above."""
         seeds = np.random.SeedSequence(np.asarray(jax.random.key_data(key)).ravel().tolist())
         z, log_weight = self._sampler(seeds, n)
         for _ in range(_BATCHES):
             if len(log_weight) >= n:
-                return z[:, :n], log_weight[:n]
+                return z[:, :n], log_weight[:n] + self._log_share
             more = self._sampler(seeds, max(n, 1000))
             z, log_weight = np.concatenate([z, more[0]], axis=1), np.concatenate([log_weight, more[1]])
         raise ModelError(
