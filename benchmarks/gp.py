@@ -156,10 +156,11 @@ def rows(quick):
             for rival, found in zip(libraries[1:], others, strict=True):
                 out.append(_row(f"{task}, {n} points, {terms} terms", "ms", "run_ms", ours, rival.who, found))
         libraries += [Library("ours parallel", sys.executable), Library("smolgp parallel", theirs)]
-        ours, found = turns(libraries[-2:], "likelihood", several, 1)
         units = {"run_ms": "ms", "compile_s": "s to compile", "temporary_MB": "MB", "peak_MB": "MB, process"}
-        for field, unit in units.items():
-            out.append(_row(f"parallel likelihood, {several} points", unit, field, ours, "smolgp parallel", found))
+        for n in sorted({several, sizes[-1]}):
+            ours, found = turns(libraries[-2:], "likelihood", n, 1)
+            for field, unit in units.items():
+                out.append(_row(f"parallel likelihood, {n} points", unit, field, ours, "smolgp parallel", found))
     finally:
         for library in libraries:
             library.process.terminate()

@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 import smcssm as ss
-from gridded import SIGMA_OBS, SWITCHING_MEAN, switching_path
+from gridded import SIGMA_OBS, SWITCHING_MEAN, VOLATILITY, switching_path
 from smcssm.priors import HalfNormal, Independent
 from smcssm.smc2 import challengers, cycle
 from smcssm.smc2.adapt import compiled
@@ -90,6 +90,25 @@ SWITCHING = Study(
 )
 
 
+def draw_volatility(rng, t):
+    theta = rng.standard_normal() - 1.0, rng.beta(20.0, 1.5), 0.5 * abs(rng.standard_normal())
+    h = theta[2] * rng.standard_normal(t)
+    h[0] /= np.sqrt(1 - theta[1] ** 2)
+    for i in range(1, t):
+        h[i] += theta[1] * h[i - 1]
+    return theta, np.exp((theta[0] + h) / 2) * rng.standard_normal(t)
+
+
+def pits_volatility(snapshot, truth, y):
+    w, theta = snapshot.weights()[0], snapshot.theta()
+    return [w @ (theta[name][0] < value) for name, value in zip(VOLATILITY.names, truth, strict=True)]
+
+
+VOLATILE = Study(
+    VOLATILITY.model, VOLATILITY.prior, draw_volatility, pits_volatility, ss.filters.Particle(n_particles=32)
+)
+
+
 def ranks(schedule, times, count, n=256, move=None, study=LEVEL):
     """PIT of the truth in the posterior: [replication, time, quantity]."""
     out = []
@@ -136,10 +155,11 @@ def test_calibrated_at_length(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("study", [SWITCHING, VOLATILE], ids=["branches", "particles"])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_calibrated_with_estimated_likelihoods(name):
-    """Of four branches, so that nearly all paths of regimes have been left out by the end."""
-    assert is_calibrated(ranks(SCHEDULES[name], *CATCH, study=SWITCHING))
+def test_calibrated_with_estimated_likelihoods(name, study):
+    """Of four branches, so that nearly all paths of regimes have been left out by the end; of 32 inner particles."""
+    assert is_calibrated(ranks(SCHEDULES[name], *CATCH, study=study))
 
 
 def accept_always(smc, population, c, log_ratio, due, rung, sweep):
