@@ -95,7 +95,7 @@ def calibration(quick: bool) -> dict[str, Any]:
         p = sbc.p_values(u)
         row = {"what": name, "model": type(study.model).__name__, "times": times, "count": count}
         rows.append(row | {"smallest": float(p.min()), "of": int(p.size), "mean": u.mean(axis=0).tolist()})
-        print(row | {"smallest": p.min(), "limit": 0.01 / p.size}, flush=True)
+        print(f"{name}: smallest p {p.min():.3g}, limit {0.01 / p.size:.2g}", flush=True)
     return {"rows": rows}
 
 
