@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = [
-    "core linalg errors files forks",
+    "core linalg errors arguments files forks",
     "gaussian resampling relabelling timeline history records journal replayed",
     "kalman priors.base",
     "models filters priors gp",

@@ -459,9 +459,9 @@ def test_an_example_tells_which_hyperparameters_make_sense():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_particles": 1}, "n_particles=1.*>= 2"),
-        ({"n_particles": 100, "max_inner": 50}, "max_inner=50.*>= 100"),
-        ({"lag": -1}, "lag=-1"),
+        ({"n_particles": 1}, r"Particle\(n_particles\).*>= 2, got 1"),
+        ({"n_particles": 100, "max_inner": 50}, r"Particle\(max_inner\).*>= 100, got 50"),
+        ({"lag": -1}, r"Particle\(lag\).*got -1"),
         ({"resampling": "multinomial"}, "expected one of 'systematic'"),
         ({"method": "optimal"}, "expected one of 'auto'"),
         ({"ess_threshold": 2.0}, "expected a share"),

@@ -261,7 +261,8 @@ def test_an_impossible_probability_is_no_likelihood():
         (lambda: RaoBlackwell(MODEL, 1), "n_particles=1"),
         (lambda: RaoBlackwell(MODEL, 16, max_inner=8), "max_inner"),
         (lambda: RaoBlackwell(MODEL, 16, resampling="best"), "resampling"),
-        (lambda: ss.models.StudentT(ss.models.LocalLevel(), -1.0), "degrees of freedom"),
+        (lambda: ss.models.StudentT(ss.models.LocalLevel(), -1.0), "degrees of freedom, or None, got -1.0"),
+        (lambda: ss.models.StudentT(ss.models.LocalLevel(), float("inf")), "degrees of freedom, or None, got inf"),
         (lambda: ss.models.SwitchingLevel("level"), "switches"),
     ],
 )

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smcssm.arguments import number
 from smcssm.core import (
     AbstractConditionallyGaussian,
     AbstractFilter,
@@ -64,8 +65,7 @@ def smc2(  # noqa: PLR0913
     """The parts of an engine, checked against each other."""
     check_model(model, prior)
     check_parts(filter=filter, move=move, schedule=schedule)
-    if not 0 < ess_threshold < 1:
-        raise ModelError(f"ess_threshold={ess_threshold}: expected a share of the particles between 0 and 1")
+    number("ess_threshold", ess_threshold, "a share of the particles between 0 and 1", lambda v: 0 < v < 1)
     if impossible not in ("error", "missing"):
         raise ModelError(f'impossible={impossible!r}: expected "error" or "missing"')
     if resampling not in ("systematic", "multinomial"):
@@ -104,8 +104,8 @@ def smc2(  # noqa: PLR0913
 
 def check_forgetting(forgetting: float, schedule: AbstractSchedule) -> None:
     """A factor in (0, 1], and a schedule that can bear one below 1."""
-    if isinstance(forgetting, str) or not 0 < forgetting <= 1:
-        raise ModelError(f"forgetting={forgetting!r}: expected a factor in (0, 1], such as 0.999; 1 forgets nothing")
+    told = "a factor in (0, 1], such as 0.999; 1 forgets nothing"
+    number("forgetting", forgetting, told, lambda v: 0 < v <= 1)
     if forgetting < 1 and schedule.tempering:
         raise ModelError(
             f"forgetting={forgetting} with schedule={schedule!r}: what is forgotten cannot stay pending. Use "
@@ -368,9 +368,10 @@ def levels(quantiles: Any) -> list[float]:
     """Levels of quantiles."""
     if np.ndim(quantiles) != 1:
         raise ModelError(f"quantiles={quantiles!r}: expected several levels; of one, write quantiles=({quantiles!r},)")
-    if not all(0 < q < 1 for q in quantiles):
-        raise ModelError(f"quantiles={tuple(quantiles)}: expected levels between 0 and 1")
-    return [float(q) for q in quantiles]
+    if len(quantiles) == 0:
+        raise ModelError("quantiles=(): expected one level or more, between 0 and 1")
+    given = np.asarray(quantiles).tolist()
+    return [number("quantiles", q, "levels between 0 and 1", lambda q: 0 < q < 1) for q in given]
 
 
 @contextlib.contextmanager

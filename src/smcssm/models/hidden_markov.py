@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from smcssm.core import AbstractHiddenMarkov, AbstractPrior, Observation, Theta
 from smcssm.errors import ModelError
 from smcssm.gaussian import normal_cdf
-from smcssm.models.arguments import count, labels, numbered
+from smcssm.models.arguments import count, labels, numbered, regime_axes
 from smcssm.models.linear_gaussian import shapes_of
 from smcssm.models.regimes import Chain, checked
 from smcssm.models.structural import nonnegative
@@ -168,7 +168,8 @@ class HiddenMarkov(AbstractHiddenMarkov):
         shapes: Mapping[str, int | tuple[int, ...]] | None = None,
         per_regime: Mapping[str, int] | None = None,
     ) -> None:
-        for what, given in (("log_observation", log_observation), ("sample", sample), ("moments", moments)):
+        own = {"log_observation": log_observation, "sample": sample, "moments": moments, "cdf": cdf}
+        for what, given in own.items():
             if given is not None and not callable(given):
                 raise ModelError(f"HiddenMarkov({what}): expected a function, got {type(given).__name__}")
         self.log_p, self.sample, self.moments, self.cdf = log_observation, sample, moments, cdf
@@ -178,7 +179,8 @@ class HiddenMarkov(AbstractHiddenMarkov):
         self.regime_names = names_of("HiddenMarkov(regime_names)", regime_names, K)
         self.channel_names = labels("HiddenMarkov(channels)", channels)
         self.chain = Chain(initial, transition, self.names, self.shapes, K)
-        self.exchangeable = tuple((per_regime or {}).items())
+        shaped = dict(zip(self.names, self.shapes, strict=True))
+        self.exchangeable = regime_axes("HiddenMarkov(per_regime)", per_regime, shaped, K)
 
     @property
     def continuous_time(self) -> bool:

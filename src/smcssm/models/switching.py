@@ -26,7 +26,7 @@ from smcssm.core import (
 )
 from smcssm.errors import ModelError
 from smcssm.linalg import rows, vector
-from smcssm.models.arguments import labels
+from smcssm.models.arguments import labels, regime_axes
 from smcssm.models.linear_gaussian import LinearGaussian, shapes_of
 from smcssm.models.matrices import complete
 from smcssm.models.regimes import Chain, drawn, log, select
@@ -98,7 +98,7 @@ class Switching(AbstractConditionallyGaussian):
         named = _named(regimes) if regime_names is None else regime_names
         self.regime_names = labels("Switching(regime_names)", named)
         self.admissible, self.prior_at = support, default_prior
-        self.exchangeable = tuple((per_regime or {}).items())
+        self.exchangeable = regime_axes("Switching(per_regime)", per_regime, known, len(self.regimes))
         _check(self)
 
     @property
