@@ -15,7 +15,8 @@ LAYERS = [
     "models filters priors gp",
     "smc2 moves schedules",
     "snapshot readout trees container checkpoint bridges",
-    "grid late stamps clock ingest record assemble runtime sharding over_runs persist durable engine fleets fleet",
+    "grid late stamps clock ingest record assemble not_a_number runtime sharding over_runs persist durable engine "
+    "fleets fleet",
     "drawing plots watching comparison monitor metrics distributed interfaces",
     "__init__",  # the public face
     "demo cli __main__",

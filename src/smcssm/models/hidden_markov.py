@@ -22,6 +22,7 @@ from smcssm.models.arguments import count, labels, numbered, regime_axes
 from smcssm.models.linear_gaussian import shapes_of
 from smcssm.models.regimes import Chain, checked
 from smcssm.models.structural import nonnegative
+from smcssm.models.try_out import label, try_out_regimes
 from smcssm.models.user_function import Step
 from smcssm.priors.base import Beta, Dirichlet, HalfNormal, Independent, Normal
 
@@ -136,6 +137,7 @@ class HiddenMarkov(AbstractHiddenMarkov):
         regime_names: their names.
         channels: names of the channels.
         shapes: name -> shape of each hyperparameter that is not a scalar.
+        example: name -> a value at which the functions are tried out; 0.5 by default.
         per_regime: name -> number of its leading axes that count regimes, where regimes are exchangeable.
     """
 
@@ -149,6 +151,8 @@ class HiddenMarkov(AbstractHiddenMarkov):
     regime_names: tuple[str, ...]
     channel_names: tuple[str, ...]
     exchangeable: tuple[tuple[str, int], ...]
+    reads: frozenset[str]
+    """The fields of the step that the functions read."""
 
     input_names: ClassVar[tuple[str, ...]] = ()
 
@@ -167,6 +171,7 @@ class HiddenMarkov(AbstractHiddenMarkov):
         channels: Sequence[str] = ("y",),
         shapes: Mapping[str, int | tuple[int, ...]] | None = None,
         per_regime: Mapping[str, int] | None = None,
+        example: Mapping[str, Any] | None = None,
     ) -> None:
         own = {"log_observation": log_observation, "sample": sample, "moments": moments, "cdf": cdf}
         for what, given in own.items():
@@ -181,6 +186,8 @@ class HiddenMarkov(AbstractHiddenMarkov):
         self.chain = Chain(initial, transition, self.names, self.shapes, K)
         shaped = dict(zip(self.names, self.shapes, strict=True))
         self.exchangeable = regime_axes("HiddenMarkov(per_regime)", per_regime, shaped, K)
+        given = {name: function for name, function in own.items() if function is not None}
+        self.reads = self.chain.reads | try_out_regimes(given, shaped, (K, len(self.channel_names)), example or {})
 
     @property
     def continuous_time(self) -> bool:
@@ -209,6 +216,12 @@ class HiddenMarkov(AbstractHiddenMarkov):
     def complaint(self, theta: Theta) -> str | None:
         """What is wrong with the probabilities at theta; None where nothing is."""
         return self.chain.complaint(theta)
+
+    def function_named(self, method: str, arguments: tuple, broken: Callable[[Any], bool]) -> str:
+        """The user's function that a method calls."""
+        if method == "log_observation":
+            return label(method, self.log_p)
+        return self.chain.function_named(method == "initial_probabilities")
 
     def default_prior(self, scale: float) -> AbstractPrior:
         """There is none: only its author knows what a name means.

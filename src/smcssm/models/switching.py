@@ -140,8 +140,20 @@ class Switching(AbstractConditionallyGaussian):
         return inside
 
     def complaint(self, theta: Theta) -> str | None:
-        """What is wrong with the probabilities at theta; None where nothing is."""
-        return self.chain.complaint(theta)
+        """What is wrong with probabilities or matrices at theta; None where nothing is."""
+        own = [r.complaint(theta) for r in self.regimes if isinstance(r, LinearGaussian)]
+        return next(filter(None, (self.chain.complaint(theta), *own)), None)
+
+    def function_named(self, method: str, arguments: tuple, broken: Callable[[Any], bool]) -> str:
+        """The user's function that a method calls."""
+        if method not in ("initial", "matrices"):
+            return self.chain.function_named(method == "start")
+        params, _, obs = arguments
+        for name, regime, own in zip(self.regime_names, self.regimes, params["regimes"], strict=True):
+            if broken(getattr(regime, method)(own, obs)):
+                function = regime.function.label if isinstance(regime, LinearGaussian) else type(regime).__name__
+                return f"the function of {name} ({function})"
+        return "the function of a regime"
 
     def default_prior(self, scale: float) -> AbstractPrior:
         """As given; otherwise there is none, since only its author knows what a name means.
