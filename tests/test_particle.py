@@ -417,7 +417,7 @@ def careless():
 @pytest.mark.parametrize(
     ("y", "v", "told"),
     [
-        ([0.2, -3.0], [0, 0], r"observation 4 \(row 1\) with value -3 .*log_observation \(density\) returned NaN for x"),
+        ([0.2, -3.0], [0, 0], r"observation 4 \(row 1\) with value -3 .*log_observation \(density\) returned NaN for"),
         ([0.2], [3], r"for 16 of 16 .* proposal \(drift\) returned NaN for x=.* At a=.*, step.t=2, step.dt=1\. The"),
         ([np.nan, 0.2], [2, 0], r"sample_transition \(moved\) returned NaN at an earlier time\. At a="),
     ],

@@ -249,6 +249,13 @@ def test_an_impossible_probability_is_no_likelihood():
     with pytest.raises(ss.errors.ModelError, match="row 0 of transition"):
         ss.Engine(model, ss.priors.base.Independent(laws), n_particles=16)
 
+    def lost(theta, step):
+        return quiet(theta) | {"chol_R": [[jnp.sqrt(-theta["a"] - step.dt)]]}
+
+    model = ss.models.Switching((quiet, lost), transition=moves, names=("a", "stay"))
+    with pytest.raises(ss.errors.ModelError, match=r"lost returned NaN at a=.*at every draw from the prior"):
+        ss.Engine(model, ss.priors.base.Independent(laws), n_particles=16)
+
 
 @pytest.mark.parametrize(
     ("make", "told"),

@@ -74,7 +74,7 @@ def smc2(  # noqa: PLR0913
         raise ModelError(f'dtype={dtype!r}: expected "float64" or "float32"')
     chosen = model.default_prior(1.0) if prior is None else as_prior(prior)
     check_names(model, chosen)
-    check_probabilities(model, chosen)
+    check_functions(model, chosen)
     inner = solved_by(solver, filter_for(model) if filter is None else bound(filter, model), n_particles * series)
     kernel, when = Metropolis() if move is None else move, Immediate() if schedule is None else schedule
     when.check(move, inner)
@@ -296,16 +296,17 @@ def check_names(model: AbstractModel, prior: AbstractPrior) -> None:
         raise ModelError(f"prior and model disagree: {told}")
 
 
-def check_probabilities(model: AbstractModel, prior: AbstractPrior) -> None:
-    """Regimes whose probabilities add up to one somewhere: a matrix that is wrong at every draw is wrong everywhere."""
+def check_functions(model: AbstractModel, prior: AbstractPrior) -> None:
+    """A model of the user's own functions makes sense somewhere: what is wrong at every draw is wrong everywhere."""
     complaint = getattr(model, "complaint", None)
     if complaint is None:
         return
     with jax.enable_x64(True):
         draws = np.asarray(prior.sample(jax.random.key(0), 8)[0], float).T
-        told = [complaint(prior.constrain(jnp.asarray(z))) for z in draws]
-    if all(told):
-        raise ModelError(f"{told[0]}. So it was at every draw from the prior that was tried")
+        told = (complaint(prior.constrain(jnp.asarray(z))) for z in draws)
+        first = next(told)
+        if first and all(told):
+            raise ModelError(f"{first}. So it was at every draw from the prior that was tried")
 
 
 def warn_of_signs(snapshot: Snapshot) -> None:

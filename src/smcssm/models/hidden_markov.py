@@ -244,6 +244,8 @@ class HiddenMarkov(AbstractHiddenMarkov):
 
     def log_observation(self, params: PyTree[Array], obs: Observation) -> Float[Array, "k s n"]:
         """By the user's function, over the channels that are present."""
+        if obs.noise_sd is not None and "noise_sd" not in self.reads:
+            raise ModelError("noise_sd was given, but no function of the model reads step.noise_sd")
         log_p = self._each(params, obs, self.log_p, "log_observation")
         return jnp.sum(jnp.where(obs.mask[None], log_p, 0.0), axis=1)
 

@@ -111,10 +111,11 @@ class LinearGaussian(AbstractLinearGaussian):
         """That the function returns NaN at theta, of one particle, and a step; None where it does not."""
         inputs = jnp.ones(len(self.input_names)) if self.input_names else None
         try:
-            found = self.function.computed(theta, Step(1, 1.0, inputs) if self.function.takes_step else None)
+            step = Step(jnp.asarray(1), jnp.asarray(1.0), inputs) if self.function.takes_step else None
+            found = self.function.computed(theta, step)
         except ModelError:  # of a function that needs a noise_sd
             return None
-        if not any(bool(jnp.isnan(entry)) for entry in found):
+        if not any(jnp.isnan(entry).any() for entry in found):
             return None
         at = ", ".join(f"{name}={np.asarray(theta[name]).tolist()}" for name in self.names)
         return f"{self.function.label} returned NaN at {at}"
