@@ -250,7 +250,7 @@ def test_an_impossible_probability_is_no_likelihood():
         ss.Engine(model, ss.priors.base.Independent(laws), n_particles=16)
 
     def lost(theta, step):
-        return quiet(theta) | {"chol_R": [[jnp.sqrt(-theta["a"] - step.dt)]]}
+        return quiet(theta) | {"chol_Q": [[jnp.sqrt(-theta["a"] - step.dt)], [0.1]]}
 
     model = ss.models.Switching((quiet, lost), transition=moves, names=("a", "stay"))
     with pytest.raises(ss.errors.ModelError, match=r"lost returned NaN at a=.*at every draw from the prior"):

@@ -221,6 +221,7 @@ class Runtime:
         row, due = unpack(np.asarray(report), len(self.channels), self.n_series)
         impossible, why = row.status == Status.IMPOSSIBLE, "has likelihood zero for every particle"
         if (lost := np.isnan(row.log_evidence[-1])).any():
+            assert population.lag is not None
             each = [_row(rows, j) for j in range(int(counts[0]))]
             self._complain(part, 0, population, population.lag.belief, each, lost)
         history.truncate(length)

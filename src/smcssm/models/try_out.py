@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -50,7 +51,7 @@ def try_out(
     Raises:
         ModelError: naming the function: it raised, returned another shape than expected, or NaN.
     """
-    return _at_example("Nonlinear", shapes, sizes, given, lambda *at: _run(functions, *at, sizes[0]))
+    return _at_example("Nonlinear", shapes, sizes, given, lambda theta, step: _run(functions, theta, step, sizes[0]))
 
 
 def try_out_regimes(
@@ -60,9 +61,8 @@ def try_out_regimes(
     given: Mapping[str, Any],
 ) -> frozenset[str]:
     """The same of those of ``OF_REGIMES`` that there are; ``sizes`` are numbers of regimes and channels."""
-    return _at_example(
-        "HiddenMarkov", shapes, (sizes[1], 0), given, lambda *at: _run_regimes(functions, *at, sizes)
-    )
+    at_example = partial(_at_example, "HiddenMarkov", shapes, (sizes[1], 0), given)
+    return at_example(lambda theta, step: _run_regimes(functions, theta, step, sizes))
 
 
 def _at_example[T](
