@@ -293,7 +293,8 @@ def parts(model, inner=None, dtype="float64"):
     prior = Independent({name: laws[name] for name in model.names})
     options = dict(ess_threshold=0.5, impossible="error", record=True, resampling="systematic", forgetting=1.0)
     move = ss.moves.Metropolis(relabel=True)
-    options |= dict(filter=inner, move=move, schedule=None, dtype=dtype, late=ss.late.Refuse(), n_particles=16)
+    options |= dict(filter=inner, move=move, schedule=None, dtype=dtype, late=ss.late.Refuse(), solver="auto")
+    options |= dict(n_particles=16, series=1)
     return smc2(model, prior, **options)
 
 
