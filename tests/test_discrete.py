@@ -12,7 +12,7 @@ import smcssm as ss
 from filtering import block
 from smcssm.core import at_each_particle
 from smcssm.filters import Discrete, Particle, RaoBlackwell
-from smcssm.priors.base import Dirichlet
+from smcssm.priors.base import Beta, Dirichlet, HalfNormal, Independent
 from test_rao_blackwell import both, keys, run
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -261,3 +261,39 @@ def test_probabilities_that_are_none_never_pass():
     total = np.asarray(info.log_lik.sum(axis=0))
     assert np.isfinite(total[:, 0]).all()
     assert np.isnan(total[:, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"log_observation": lambda theta, y, step: jnp.zeros(3)}, r"log_observation returned shape \(3,\), expected"),
+        ({"log_observation": lambda theta, y: y}, r"log_observation raised TypeError.*called as \(theta, y, step\)"),
+        ({"sample": lambda key, theta, u, step: jnp.nan}, "sample returned NaN at .*example="),
+        ({"moments": lambda theta, step: jnp.zeros(2)}, r"moments returned shape \(\)"),
+        ({"cdf": lambda theta, y, step: theta["nu"]}, "cdf raised KeyError"),
+        ({"example": {"nu": 1.0}}, "nu is not among the names"),
+    ],
+)
+def test_functions_that_are_wrong_are_named(options, told):
+    with pytest.raises(ss.errors.ModelError, match=told):
+        ss.models.HiddenMarkov(
+            **{"log_observation": log_p, "transition": stays, "names": ("mu", "stay"), "sample": sample} | options
+        )
+
+
+def lost(theta, y, step):
+    return log_p(theta, jnp.sqrt(5 - y), step)
+
+
+def not_to_one(theta, step):
+    return [[theta["stay"], jnp.where(step.t == 3, 0.7, 1.0) - theta["stay"]], [0.2, 0.8]]
+
+
+def test_functions_that_return_nan_later_are_named():
+    model = ss.models.HiddenMarkov(lost, transition=not_to_one, names=("mu", "stay"))
+    engine = ss.Engine(model, Independent({"mu": HalfNormal(1.0), "stay": Beta(8.0, 2.0)}), n_particles=16)
+    with pytest.raises(ss.errors.ModelError, match=r"tion 2 \(row 1\) .*log_observation \(lost\) returned NaN\. At"):
+        engine.update([0.1, 7.0])
+    with pytest.raises(ss.errors.ModelError, match=r"transition \(not_to_one\) returned no probabilities.*step.t=3"):
+        engine.update([0.1, 1.0, -0.3, 0.2])
+    assert engine.t == 0

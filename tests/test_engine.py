@@ -10,6 +10,7 @@ from scipy import stats
 import quadrature
 import smcssm as ss
 from smcssm import assemble
+from smcssm.arguments import number, whole
 from smcssm.priors import HalfNormal, Independent
 from smcssm.readout.forecast import mixture_quantiles
 from smcssm.runtime import Runtime
@@ -374,6 +375,12 @@ def test_options_that_make_no_sense(options, message):
         (lambda: assemble.check_counts(seed=None), "seed=None: expected a whole number >= 0"),
         (lambda: assemble.check_counts(n_particles=None), "n_particles=None"),
         (lambda: assemble.levels(0.5), r"write quantiles=\(0\.5,\)"),
+        (lambda: assemble.levels(()), r"quantiles=\(\): expected one level or more"),
+        (lambda: assemble.levels(("a", 0.5)), "quantiles: expected levels between 0 and 1, got 'a'"),
+        (lambda: assemble.levels((0.5, 1.0)), "quantiles: expected levels between 0 and 1, got 1.0"),
+        (lambda: whole("RaoBlackwell(max_inner)", "a", 16), r"\(max_inner\): expected a whole number >= 16, got 'a'"),
+        (lambda: whole("Particle(lag)", True, 0), "got True"),
+        (lambda: number("StudentT(df)", "a", "a positive number", lambda v: v > 0), "a positive number, got 'a'"),
         (lambda: assemble.check_model(PRIOR, MODEL), r"swapped: write Engine\(model, prior\)"),
         (lambda: assemble.check_model(pm.Model(), None), "expected a model of smcssm.models"),
     ],

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 LAYERS = [
-    "core linalg errors files forks",
+    "core linalg errors arguments files forks",
     "gaussian resampling relabelling timeline history records journal replayed",
     "kalman priors.base",
     "models filters priors gp",
     "smc2 moves schedules",
     "snapshot readout trees container checkpoint bridges",
-    "grid late stamps clock ingest record assemble runtime sharding over_runs persist durable engine fleets fleet",
+    "grid late stamps clock ingest record assemble not_a_number runtime sharding over_runs persist durable engine "
+    "fleets fleet",
     "drawing plots watching comparison monitor metrics distributed interfaces",
     "__init__",  # the public face
     "demo cli __main__",

@@ -18,6 +18,7 @@ from smcssm.errors import ModelError
 from smcssm.filters import Particle
 from smcssm.filters.inner import stratified, systematic
 from smcssm.filters.particle import lagged
+from smcssm.priors.base import HalfNormal, Independent
 from smcssm.resampling import crps_of_draws
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -382,6 +383,52 @@ def test_particles_that_are_not_finite_have_a_status_of_their_own():
     assert np.isfinite(belief.log_weight).all()
 
 
+def moved(key, theta, x, step):
+    return jnp.where(step.inputs[0] == 2, jnp.sqrt(-1.5 - x * x), 0.9 * x + 0.1 * jax.random.normal(key))
+
+
+def density(theta, x, y, step):
+    return norm.logpdf(jnp.log(3 * y + 2), x, theta["a"])
+
+
+def drift(key, theta, x, y, step):
+    return 0.9 * x, jnp.sqrt(2.5 - step.inputs[0])
+
+
+@pytest.fixture(scope="module")
+def careless():
+    """An engine that takes what is impossible as missing, after two rows."""
+    model = ss.models.Nonlinear(
+        lambda key, theta: jax.random.normal(key), moved, density, ("a",), proposal=drift, input_names=("v",)
+    )
+    engine = ss.Engine(
+        model,
+        Independent({"a": HalfNormal(1.0)}),
+        n_particles=16,
+        filter=Particle(n_particles=8),
+        schedule=ss.Immediate(tempering=False),
+        ess_threshold=1e-6,
+        impossible="missing",
+    )
+    engine.update([0.1, 0.4], inputs=np.zeros((2, 1)))
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("y", "v", "told"),
+    [
+        ([0.2, -3.0], [0, 0], r"observation 4 \(row 1\) with value -3 .*log_observation \(density\) returned NaN for"),
+        ([0.2], [3], r"for 16 of 16 .* proposal \(drift\) returned NaN for x=.* At a=.*, step.t=2, step.dt=1\. The"),
+        ([np.nan, 0.2], [2, 0], r"sample_transition \(moved\) returned NaN at an earlier time\. At a="),
+    ],
+)
+def test_a_function_that_returns_nan_is_named_and_nothing_taken(careless, y, v, told):
+    evidence = careless.log_evidence
+    with pytest.raises(ModelError, match=told):
+        careless.update(y, inputs=np.array(v, float)[:, None])
+    assert (careless.t, careless.log_evidence) == (2, evidence)
+
+
 def test_a_look_ahead_from_a_dead_state_may_be_anything():
     """It used to make all weights equal, so that nothing was resampled any more."""
     model = ss.models.Nonlinear(
@@ -459,9 +506,9 @@ def test_an_example_tells_which_hyperparameters_make_sense():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_particles": 1}, "n_particles=1.*>= 2"),
-        ({"n_particles": 100, "max_inner": 50}, "max_inner=50.*>= 100"),
-        ({"lag": -1}, "lag=-1"),
+        ({"n_particles": 1}, r"Particle\(n_particles\).*>= 2, got 1"),
+        ({"n_particles": 100, "max_inner": 50}, r"Particle\(max_inner\).*>= 100, got 50"),
+        ({"lag": -1}, r"Particle\(lag\).*got -1"),
         ({"resampling": "multinomial"}, "expected one of 'systematic'"),
         ({"method": "optimal"}, "expected one of 'auto'"),
         ({"ess_threshold": 2.0}, "expected a share"),

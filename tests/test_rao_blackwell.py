@@ -249,6 +249,13 @@ def test_an_impossible_probability_is_no_likelihood():
     with pytest.raises(ss.errors.ModelError, match="row 0 of transition"):
         ss.Engine(model, ss.priors.base.Independent(laws), n_particles=16)
 
+    def lost(theta, step):
+        return quiet(theta) | {"chol_Q": [[jnp.sqrt(-theta["a"] - step.dt)], [0.1]]}
+
+    model = ss.models.Switching((quiet, lost), transition=moves, names=("a", "stay"))
+    with pytest.raises(ss.errors.ModelError, match=r"lost returned NaN at a=.*at every draw from the prior"):
+        ss.Engine(model, ss.priors.base.Independent(laws), n_particles=16)
+
 
 @pytest.mark.parametrize(
     ("make", "told"),
@@ -261,7 +268,8 @@ def test_an_impossible_probability_is_no_likelihood():
         (lambda: RaoBlackwell(MODEL, 1), "n_particles=1"),
         (lambda: RaoBlackwell(MODEL, 16, max_inner=8), "max_inner"),
         (lambda: RaoBlackwell(MODEL, 16, resampling="best"), "resampling"),
-        (lambda: ss.models.StudentT(ss.models.LocalLevel(), -1.0), "degrees of freedom"),
+        (lambda: ss.models.StudentT(ss.models.LocalLevel(), -1.0), "degrees of freedom, or None, got -1.0"),
+        (lambda: ss.models.StudentT(ss.models.LocalLevel(), float("inf")), "degrees of freedom, or None, got inf"),
         (lambda: ss.models.SwitchingLevel("level"), "switches"),
     ],
 )

@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.scipy.stats import poisson
 
 import gridded
 import smcssm as ss
 from many_runs import assert_mean
+from smcssm.assemble import smc2
 from smcssm.core import at_each_particle
 from smcssm.errors import ModelError
 from smcssm.filters import RaoBlackwell
-from smcssm.priors.base import Beta, HalfNormal, Independent, Marginal
+from smcssm.models.arguments import regime_axes
+from smcssm.priors.base import Beta, HalfNormal, Independent, Marginal, Normal
 from smcssm.relabelling import in_order
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.population import Stream, at_particles, particles, stream
@@ -240,6 +243,103 @@ def test_readouts_in_one_order():
         engine.summary(order="df")
     with pytest.raises(ModelError, match="does not say that its regimes are exchangeable"):
         ss.Engine(ss.models.LocalLevel(), n_particles=16).summary(order="sigma_obs")
+
+
+def stays(theta):
+    return [[theta["stay"][0], 1 - theta["stay"][0]], [1 - theta["stay"][1], theta["stay"][1]]]
+
+
+def counts(factor=(1.0, 1.0), **options):
+    """Poisson counts of two rates; the model cannot draw them."""
+    return ss.models.HiddenMarkov(
+        lambda theta, y, step: poisson.logpmf(y, theta["rate"] * jnp.array(factor)),
+        **{"transition": stays, "names": ("rate", "stay"), "shapes": {"rate": 2, "stay": 2}, "initial": None}
+        | {"per_regime": {"rate": 1, "stay": 1}}
+        | options,
+    )
+
+
+def pulled(centre=(0.0, 0.0), **options):
+    """A state pulled to where the regime says, of two channels, with an input and over any time."""
+
+    def regime(k):
+        return lambda theta, step: {
+            "F": [[jnp.exp(-step.dt)]],
+            "c": [(theta["to"][k] + centre[k]) * (1 - jnp.exp(-step.dt))],
+            "chol_Q": [[theta["rate"][k] * jnp.sqrt(step.dt)]],
+            "H": [[1.0], [0.5]],
+            "d": [theta["to"][k] * step.inputs[0], 0.0],
+            "chol_R": [[0.3, 0.0], [0.0, 0.4]],
+            "chol_P0": [[1.0]],
+        }
+
+    given = {"per_regime": {"to": 1, "rate": 1, "stay": 1}, "initial": None} | options
+    shapes = {"to": 2, "rate": 2, "stay": 2}
+    return ss.models.Switching(
+        [regime(k) for k in range(2)],
+        transition=lambda theta, step: stays({"stay": 0.5 + (theta["stay"] - 0.5) * jnp.exp(-step.dt)}),
+        names=tuple(shapes),
+        shapes=shapes,
+        input_names=("v",),
+        channels=("a", "b"),
+        states=("x",),
+        **given,
+    )
+
+
+def parts(model, inner=None, dtype="float64"):
+    """Those of an engine, checked."""
+    laws = {"rate": HalfNormal(2.0, (2,)), "stay": Beta(8.0, 2.0, (2,)), "to": Normal(0.0, 2.0, (2,))}
+    prior = Independent({name: laws[name] for name in model.names})
+    options = dict(ess_threshold=0.5, impossible="error", record=True, resampling="systematic", forgetting=1.0)
+    move = ss.moves.Metropolis(relabel=True)
+    options |= dict(filter=inner, move=move, schedule=None, dtype=dtype, late=ss.late.Refuse(), solver="auto")
+    options |= dict(n_particles=16, series=1)
+    return smc2(model, prior, **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (counts(initial=[0.6, 0.4]), "the probabilities of regimes before the first row are not the same.*initial="),
+        (counts(factor=(1.0, 1.01)), "the likelihood of row 1 is not"),
+        (counts(per_regime={"rate": 1}), "the likelihood of row 2 is not.*with all its axes.*now {'rate': 1}"),
+        (pulled(centre=(0.0, 0.1)), "tells regime0 and regime1 apart: renamed, the likelihood of row 2 is not"),
+    ],
+)
+def test_a_model_that_tells_regimes_apart_is_refused(model, told):
+    with pytest.raises(ModelError, match=told):
+        parts(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (counts(), {}),
+        (pulled(), {"inner": RaoBlackwell(n_particles=2, resampling="systematic"), "dtype": "float32"}),
+    ],
+)
+def test_a_model_that_does_not_is_not(model, options):
+    """Where it cannot draw observations; where there are too few inner particles for the paths, and two channels."""
+    assert parts(model, **options)
+
+
+@pytest.mark.parametrize(
+    ("per_regime", "told"),
+    [
+        ({"rates": 1}, "'rates' is not among the names rate, stay"),
+        ({"rate": 2}, r"the first 2 axes of rate count 2 regimes, but its shape is \(2,\)"),
+        ({"rate": "all"}, "rate: expected a whole number >= 1, got 'all'"),
+        (["rate"], "expected a mapping"),
+    ],
+)
+def test_axes_that_count_no_regimes_are_refused(per_regime, told):
+    with pytest.raises(ModelError, match=told):
+        regime_axes("Model(per_regime)", per_regime, {"rate": (2,), "stay": (2,)}, 2)
+    with pytest.raises(ModelError, match=r"Switching\(per_regime\): .*shape is"):
+        pulled(per_regime={"to": 2})
+    with pytest.raises(ModelError, match=r"HiddenMarkov\(per_regime\): .*shape is"):
+        counts(per_regime={"rate": 2})
 
 
 def test_what_cannot_be_renamed_is_refused_when_the_engine_is_built():

@@ -114,6 +114,23 @@ def test_noise_is_measured_at_fixed_hyperparameters():
     assert told.mean() == pytest.approx(want, rel=4 * (2 / (RUNS * N)) ** 0.5 * 2)  # of two, with tails
 
 
+def test_twins_of_likelihood_zero_are_noise_too():
+    """A factor that is 0 for a share p of them counts as the lognormal one of its variance; without any nothing is."""
+    runtime = engine()._runtime
+    smc, population = runtime.smc, runtime.state.population
+    with jax.enable_x64(True):
+        twins = exchange.twin(smc, population, runtime.blank(), 0)
+        gap = np.random.default_rng(0).normal(size=(RUNS, N)) * 0.5
+        dead = np.arange(N) < N // 4
+        twins = replace(twins, log_lik=jnp.where(dead, -jnp.inf, gap))
+        told = exchange.noise(smc, population, twins)
+        np.testing.assert_allclose(told, gap[:, ~dead].var(axis=1) / 1.5 - np.log(0.75), rtol=1e-9)
+        gone = replace(twins, log_lik=jnp.full((RUNS, N), -jnp.inf))
+        kept, status = exchange.judged(smc, population, gone)
+    assert kept is population
+    assert status == ss.Status.NOISY
+
+
 @pytest.mark.slow
 def test_noise_that_may_not_be_bought_off_has_a_status():
     e = engine(max_inner=M)

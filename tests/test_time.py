@@ -83,6 +83,9 @@ BAD_TIMES = [
     ([pd.Timestamp("2023-12-31", tz="Europe/Paris")], "goes back or stands still at row 0"),
     ([1.0], "earlier stamps were like"),
     (["tomorrow-ish"], "expected numbers or datetimes, got the text tomorrow-ish"),
+    (["12:30"], "the text 12:30 names no day"),
+    (["2024-06-01", "now"], "the text now names no day"),
+    (["5 Jan 12:30"], "names no day"),
     ([2**62], "whole numbers above 2\\^53"),
     (None, "earlier observations had a time"),
 ]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smcssm.arguments import number
 from smcssm.core import (
     AbstractConditionallyGaussian,
     AbstractFilter,
@@ -64,8 +65,7 @@ def smc2(  # noqa: PLR0913
     """The parts of an engine, checked against each other."""
     check_model(model, prior)
     check_parts(filter=filter, move=move, schedule=schedule)
-    if not 0 < ess_threshold < 1:
-        raise ModelError(f"ess_threshold={ess_threshold}: expected a share of the particles between 0 and 1")
+    number("ess_threshold", ess_threshold, "a share of the particles between 0 and 1", lambda v: 0 < v < 1)
     if impossible not in ("error", "missing"):
         raise ModelError(f'impossible={impossible!r}: expected "error" or "missing"')
     if resampling not in ("systematic", "multinomial"):
@@ -74,7 +74,7 @@ def smc2(  # noqa: PLR0913
         raise ModelError(f'dtype={dtype!r}: expected "float64" or "float32"')
     chosen = model.default_prior(1.0) if prior is None else as_prior(prior)
     check_names(model, chosen)
-    check_probabilities(model, chosen)
+    check_functions(model, chosen)
     inner = solved_by(solver, filter_for(model) if filter is None else bound(filter, model), n_particles * series)
     kernel, when = Metropolis() if move is None else move, Immediate() if schedule is None else schedule
     when.check(move, inner)
@@ -104,8 +104,8 @@ def smc2(  # noqa: PLR0913
 
 def check_forgetting(forgetting: float, schedule: AbstractSchedule) -> None:
     """A factor in (0, 1], and a schedule that can bear one below 1."""
-    if isinstance(forgetting, str) or not 0 < forgetting <= 1:
-        raise ModelError(f"forgetting={forgetting!r}: expected a factor in (0, 1], such as 0.999; 1 forgets nothing")
+    told = "a factor in (0, 1], such as 0.999; 1 forgets nothing"
+    number("forgetting", forgetting, told, lambda v: 0 < v <= 1)
     if forgetting < 1 and schedule.tempering:
         raise ModelError(
             f"forgetting={forgetting} with schedule={schedule!r}: what is forgotten cannot stay pending. Use "
@@ -296,16 +296,17 @@ def check_names(model: AbstractModel, prior: AbstractPrior) -> None:
         raise ModelError(f"prior and model disagree: {told}")
 
 
-def check_probabilities(model: AbstractModel, prior: AbstractPrior) -> None:
-    """Regimes whose probabilities add up to one somewhere: a matrix that is wrong at every draw is wrong everywhere."""
+def check_functions(model: AbstractModel, prior: AbstractPrior) -> None:
+    """A model of the user's own functions makes sense somewhere: what is wrong at every draw is wrong everywhere."""
     complaint = getattr(model, "complaint", None)
     if complaint is None:
         return
     with jax.enable_x64(True):
         draws = np.asarray(prior.sample(jax.random.key(0), 8)[0], float).T
-        told = [complaint(prior.constrain(jnp.asarray(z))) for z in draws]
-    if all(told):
-        raise ModelError(f"{told[0]}. So it was at every draw from the prior that was tried")
+        told = (complaint(prior.constrain(jnp.asarray(z))) for z in draws)
+        first = next(told)
+        if first and all(told):
+            raise ModelError(f"{first}. So it was at every draw from the prior that was tried")
 
 
 def warn_of_signs(snapshot: Snapshot) -> None:
@@ -368,9 +369,10 @@ def levels(quantiles: Any) -> list[float]:
     """Levels of quantiles."""
     if np.ndim(quantiles) != 1:
         raise ModelError(f"quantiles={quantiles!r}: expected several levels; of one, write quantiles=({quantiles!r},)")
-    if not all(0 < q < 1 for q in quantiles):
-        raise ModelError(f"quantiles={tuple(quantiles)}: expected levels between 0 and 1")
-    return [float(q) for q in quantiles]
+    if len(quantiles) == 0:
+        raise ModelError("quantiles=(): expected one level or more, between 0 and 1")
+    given = np.asarray(quantiles).tolist()
+    return [number("quantiles", q, "levels between 0 and 1", lambda q: 0 < q < 1) for q in given]
 
 
 @contextlib.contextmanager

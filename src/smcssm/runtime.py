@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from smcssm import forks
+from smcssm import forks, not_a_number
 from smcssm.clock import Clock, Elapsed
 from smcssm.core import Observation, Status
 from smcssm.errors import ImpossibleObservationError, ModelError
@@ -167,6 +167,8 @@ class Runtime:
         taken = with_stepped(population, state)
         rows, due = unpack(np.asarray(report), len(self.channels), self.n_series)
         done, last = len(rows.ess), rows.status[-1]
+        if (lost := np.isnan(rows.log_evidence[-1])).any():
+            self._complain(part, done - 1, taken, taken.belief, [_row(part, done - 1)], lost)
         if self.smc.impossible == "error" and (last == Status.IMPOSSIBLE).any():
             self._refuse(part, done - 1, "has likelihood zero for every particle")
         self.history.append(without(part, rows.status == Status.IMPOSSIBLE), self._kept(done), rows.pooled, times)
@@ -218,6 +220,10 @@ class Runtime:
         taken = with_stepped(population, state)
         row, due = unpack(np.asarray(report), len(self.channels), self.n_series)
         impossible, why = row.status == Status.IMPOSSIBLE, "has likelihood zero for every particle"
+        if (lost := np.isnan(row.log_evidence[-1])).any():
+            assert population.lag is not None
+            each = [_row(rows, j) for j in range(int(counts[0]))]
+            self._complain(part, 0, population, population.lag.belief, each, lost)
         history.truncate(length)
         history.append(part, 1, row.pooled, times)
         if not impossible.any():
@@ -240,13 +246,27 @@ class Runtime:
         return min(done, max(0, needed - len(self.history)))
 
     def _refuse(self, part: Observation, i: int, why: str) -> None:
+        raise ImpossibleObservationError(
+            f"{self._told(part, i)} {why}. The engine is unchanged: give NaN for a value that is wrong, or build the "
+            'engine with impossible="missing" to treat such values as missing'
+        )
+
+    def _complain(self, part: Observation, i: int, *how: Any) -> None:
+        """Of a likelihood that is no number: of a model of the user's own functions that is no matter of the value."""
+        if not hasattr(self.model, "function_named"):
+            self._refuse(part, i, "has a likelihood of zero or NaN for every particle")
+        raise ModelError(
+            f"{self._told(part, i)} {not_a_number.told(self.smc, *how)}. The engine is unchanged. This says nothing of "
+            "the observation: let log densities be -inf where they are zero, and leave hyperparameters for which the "
+            "model makes no sense to the prior"
+        )
+
+    def _told(self, part: Observation, i: int) -> str:
+        """Which observation, and its values."""
         taken = int(part.index[i].max())
         row = f" (row {taken - self.state.clock.taken})" if taken > self.state.clock.taken or len(part.dt) > 1 else ""
         values = ", ".join(f"{v:g}" for v in part.y[i, :, 0][part.mask[i, :, 0]])
-        raise ImpossibleObservationError(
-            f"observation {taken + 1}{row} with value {values} {why}. The engine is unchanged: give NaN for a value "
-            'that is wrong, or build the engine with impossible="missing" to treat such values as missing'
-        )
+        return f"observation {taken + 1}{row} with value {values}"
 
     def foretold(self) -> np.ndarray:
         """Mean and sd of a next observation, one unit of time ahead and without inputs: what model and state say.
@@ -376,6 +396,10 @@ def _begun_with(closing: Any, population: Population, pending: PyTree, row: Row,
         return population, pending, row, move
     row.status[-1] = np.maximum(row.status[-1], closing.status)
     return population, pending, row, closing if move is None else move.following(closing)
+
+
+def _row(block: Observation, i: int) -> Observation:
+    return jax.tree.map(lambda leaf: leaf[i], block)
 
 
 def _join(reports: list, evidence: np.ndarray, n_series: int) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from smcssm.errors import InputError, ModelError
 
 NAIVE, OFFSET = "no time zone", "fixed offsets from UTC"
+
+_HOUR = r"T?\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s*([ap]m)?\s*([a-z/_]+|[+-]\d{2}(:?\d{2})?)?"
+_OF_TODAY = re.compile(rf"\s*({_HOUR}|now|today)\s*", re.IGNORECASE)  # pandas takes the day from the clock
 
 
 def stamps_of(time: Any) -> tuple[np.ndarray, str | None]:
@@ -47,6 +51,8 @@ def _parsed(values: np.ndarray) -> tuple[np.ndarray, str | None]:
         except (TypeError, ValueError):
             got = f"the text {v}" if isinstance(v, str) else v
             raise InputError(f"time: expected numbers or datetimes, got {got}") from None
+        if isinstance(v, str) and (_OF_TODAY.fullmatch(v) or moments[-1].year == 1):
+            raise InputError(f"time: the text {v} names no day: write it with its date, as in 2024-05-01T12:30")
     zones = sorted({_zone(m.tzinfo) for m in moments if m is not pd.NaT})
     if len(zones) > 1:
         raise InputError(f"time mixes {' and '.join(zones)}: convert all to UTC, say, or to none")

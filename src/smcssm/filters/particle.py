@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from smcssm.arguments import number, whole
 from smcssm.core import AbstractNonlinear, AbstractRandomFilter, FilterInfo, Observation, Status
 from smcssm.errors import ModelError
 from smcssm.filters.collapse import fold_in
@@ -73,14 +74,11 @@ class Particle(AbstractRandomFilter):
     def __check_init__(self) -> None:
         """Complain about options."""
         for name, least in (("n_particles", 2), ("max_inner", self.n_particles), ("lag", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ModelError(f"Particle({name}={value!r}): expected a whole number >= {least}")
+            whole(f"Particle({name})", getattr(self, name), least)
         for name, known in (("method", METHODS), ("resampling", RESAMPLING)):
             if (value := getattr(self, name)) not in known:
                 raise ModelError(f"Particle({name}={value!r}): expected one of {', '.join(map(repr, known))}")
-        if not 0 <= self.ess_threshold <= 1:
-            raise ModelError(f"Particle(ess_threshold={self.ess_threshold!r}): expected a share between 0 and 1")
+        number("Particle(ess_threshold)", self.ess_threshold, "a share between 0 and 1", lambda v: 0 <= v <= 1)
         if self.model is not None:
             _check_model(self.model, self.method)
 

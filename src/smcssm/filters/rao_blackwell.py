@@ -25,6 +25,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PyTree
 
 from smcssm import kalman
+from smcssm.arguments import whole
 from smcssm.core import (
     AbstractConditionallyGaussian,
     AbstractRandomFilter,
@@ -97,10 +98,8 @@ class RaoBlackwell(AbstractRandomFilter):
                 f"RaoBlackwell(n_particles={m!r}): expected a whole number >= {least}; one inner particle estimates "
                 "nothing, and at the start there is one for each regime"
             )
-        if isinstance(self.lag, bool) or not isinstance(self.lag, int) or self.lag < 0:
-            raise ModelError(f"RaoBlackwell(lag={self.lag!r}): expected a whole number >= 0")
-        if self.max_inner < m:
-            raise ModelError(f"RaoBlackwell(max_inner={self.max_inner}): below n_particles={m}")
+        whole("RaoBlackwell(lag)", self.lag, 0)
+        whole("RaoBlackwell(max_inner)", self.max_inner, m)
         if self.resampling not in _REDUCTIONS:
             raise ModelError(f'RaoBlackwell(resampling={self.resampling!r}): expected "optimal" or "systematic"')
 

@@ -82,6 +82,29 @@ def shapes_of(
     return tuple((shape,) if isinstance(shape, int) else tuple(shape) for shape in shapes)
 
 
+def regime_axes(
+    what: str, given: Any, shapes: Mapping[str, tuple[int, ...] | None], n_regimes: int
+) -> tuple[tuple[str, int], ...]:
+    """Hyperparameters of regimes, and how many of their leading axes count them: each of length ``n_regimes``.
+
+    ``shapes`` has all hyperparameters; None where the shape is not known.
+    """
+    if not isinstance(given, Mapping | None):
+        raise ModelError(f"{what}: expected a mapping from hyperparameters to numbers of axes, got {given!r}")
+    checked = []
+    for name, value in (given or {}).items():
+        if name not in shapes:
+            raise ModelError(f"{what}: {name!r} is not among the names {', '.join(shapes)}")
+        axes, shape = count(f"{what}: {name}", value, 1), shapes[name]
+        if shape is not None and shape[:axes] != (n_regimes,) * axes:
+            raise ModelError(
+                f"{what}: {name}={axes} says that {'the first axis' if axes == 1 else f'the first {axes} axes'} of "
+                f"{name} count {n_regimes} regimes, but its shape is {shape}"
+            )
+        checked.append((name, axes))
+    return tuple(checked)
+
+
 def diagonal(values: Sequence[Any]) -> list[list[Any]]:
     """A diagonal matrix of entries, known zeros beside it."""
     return [[v if i == j else 0.0 for j in range(len(values))] for i, v in enumerate(values)]

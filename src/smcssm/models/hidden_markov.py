@@ -18,10 +18,11 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from smcssm.core import AbstractHiddenMarkov, AbstractPrior, Observation, Theta
 from smcssm.errors import ModelError
 from smcssm.gaussian import normal_cdf
-from smcssm.models.arguments import count, labels, numbered
+from smcssm.models.arguments import count, labels, numbered, regime_axes
 from smcssm.models.linear_gaussian import shapes_of
 from smcssm.models.regimes import Chain, checked
 from smcssm.models.structural import nonnegative
+from smcssm.models.try_out import label, try_out_regimes
 from smcssm.models.user_function import Step
 from smcssm.priors.base import Beta, Dirichlet, HalfNormal, Independent, Normal
 
@@ -136,6 +137,7 @@ class HiddenMarkov(AbstractHiddenMarkov):
         regime_names: their names.
         channels: names of the channels.
         shapes: name -> shape of each hyperparameter that is not a scalar.
+        example: name -> a value at which the functions are tried out; 0.5 by default.
         per_regime: name -> number of its leading axes that count regimes, where regimes are exchangeable.
     """
 
@@ -149,6 +151,8 @@ class HiddenMarkov(AbstractHiddenMarkov):
     regime_names: tuple[str, ...]
     channel_names: tuple[str, ...]
     exchangeable: tuple[tuple[str, int], ...]
+    reads: frozenset[str]
+    """The fields of the step that the functions read."""
 
     input_names: ClassVar[tuple[str, ...]] = ()
 
@@ -167,8 +171,10 @@ class HiddenMarkov(AbstractHiddenMarkov):
         channels: Sequence[str] = ("y",),
         shapes: Mapping[str, int | tuple[int, ...]] | None = None,
         per_regime: Mapping[str, int] | None = None,
+        example: Mapping[str, Any] | None = None,
     ) -> None:
-        for what, given in (("log_observation", log_observation), ("sample", sample), ("moments", moments)):
+        own = {"log_observation": log_observation, "sample": sample, "moments": moments, "cdf": cdf}
+        for what, given in own.items():
             if given is not None and not callable(given):
                 raise ModelError(f"HiddenMarkov({what}): expected a function, got {type(given).__name__}")
         self.log_p, self.sample, self.moments, self.cdf = log_observation, sample, moments, cdf
@@ -178,7 +184,10 @@ class HiddenMarkov(AbstractHiddenMarkov):
         self.regime_names = names_of("HiddenMarkov(regime_names)", regime_names, K)
         self.channel_names = labels("HiddenMarkov(channels)", channels)
         self.chain = Chain(initial, transition, self.names, self.shapes, K)
-        self.exchangeable = tuple((per_regime or {}).items())
+        shaped = dict(zip(self.names, self.shapes, strict=True))
+        self.exchangeable = regime_axes("HiddenMarkov(per_regime)", per_regime, shaped, K)
+        given = {name: function for name, function in own.items() if function is not None}
+        self.reads = self.chain.reads | try_out_regimes(given, shaped, (K, len(self.channel_names)), example or {})
 
     @property
     def continuous_time(self) -> bool:
@@ -208,6 +217,12 @@ class HiddenMarkov(AbstractHiddenMarkov):
         """What is wrong with the probabilities at theta; None where nothing is."""
         return self.chain.complaint(theta)
 
+    def function_named(self, method: str, arguments: tuple, broken: Callable[[Any], bool]) -> str:
+        """The user's function that a method calls."""
+        if method == "log_observation":
+            return label(method, self.log_p)
+        return self.chain.function_named(method == "initial_probabilities")
+
     def default_prior(self, scale: float) -> AbstractPrior:
         """There is none: only its author knows what a name means.
 
@@ -229,6 +244,8 @@ class HiddenMarkov(AbstractHiddenMarkov):
 
     def log_observation(self, params: PyTree[Array], obs: Observation) -> Float[Array, "k s n"]:
         """By the user's function, over the channels that are present."""
+        if obs.noise_sd is not None and "noise_sd" not in self.reads:
+            raise ModelError("noise_sd was given, but no function of the model reads step.noise_sd")
         log_p = self._each(params, obs, self.log_p, "log_observation")
         return jnp.sum(jnp.where(obs.mask[None], log_p, 0.0), axis=1)
 

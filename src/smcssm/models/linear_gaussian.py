@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from smcssm.core import AbstractLinearGaussian, AbstractPrior, Matrix, Observation, System, Theta
@@ -14,7 +15,7 @@ from smcssm.errors import ModelError
 from smcssm.linalg import rows, triangularise
 from smcssm.models.arguments import count, labels, numbered, shapes_of
 from smcssm.models.matrices import complete
-from smcssm.models.user_function import MatrixFunction
+from smcssm.models.user_function import MatrixFunction, Step
 
 
 class LinearGaussian(AbstractLinearGaussian):
@@ -101,6 +102,23 @@ class LinearGaussian(AbstractLinearGaussian):
             moved = self._matrices(params, replace(obs, dt=jnp.where(obs.dt == 0, 1, obs.dt)))
             found |= {key: moved[key] for key in ("F", "c", "chol_Q")}
         return System(*(found[key] for key in System._fields))
+
+    def function_named(self, method: str, arguments: tuple, broken: Callable[[Any], bool]) -> str:
+        """The user's function."""
+        return self.function.label
+
+    def complaint(self, theta: Theta) -> str | None:
+        """That the function returns NaN at theta, of one particle, and a step; None where it does not."""
+        inputs = jnp.ones(len(self.input_names)) if self.input_names else None
+        try:
+            step = Step(jnp.asarray(1), jnp.asarray(1.0), inputs) if self.function.takes_step else None
+            found = self.function.computed(theta, step)
+        except ModelError:  # of a function that needs a noise_sd
+            return None
+        if not any(jnp.isnan(entry).any() for entry in found):
+            return None
+        at = ", ".join(f"{name}={np.asarray(theta[name]).tolist()}" for name in self.names)
+        return f"{self.function.label} returned NaN at {at}"
 
     def default_prior(self, scale: float) -> AbstractPrior:
         """There is none: only its author knows what a name means.

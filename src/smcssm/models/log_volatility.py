@@ -36,15 +36,15 @@ _VARIANCE = (0.11265, 0.17788, 0.26768, 0.40611, 0.62699, 0.98583, 1.57469, 2.54
 
 
 def LogVolatility(leverage: bool = False) -> Switching:
-    """The log variance h of returns, from y = log(return²): give ``np.log(r**2 + 1e-6 * r.var())``, say.
+    """The log variance h of returns, from y = log(return²): give ``np.log(r**2 + 1e-6 * np.nanvar(r))``, say.
 
     ``mu`` is the mean of h, ``phi`` its autoregression, ``sigma_volatility`` the standard deviation of one step's
     change. Evidence and forecasts are of y, not of the returns; for these take ``StochasticVolatility``. Equally spaced
     observations only.
 
     With ``leverage`` also ``rho``, the correlation of a return with the next change of h. Every row then has an input
-    ``sign_before``, the sign of the return before: ``np.r_[0, np.sign(r[:-1])]``. It is 0 where that return is not
-    known, at the first row, after a missing one, and in forecasts from the second step on.
+    ``sign_before``, the sign of the return before: ``np.r_[0, np.sign(np.nan_to_num(r[:-1]))]``. It is 0 where that
+    return is not known, at the first row, after a missing one, and in forecasts from the second step on.
     """
     total = sum(_P)
     weights = [p / total for p in _P]

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from smcssm.core import AbstractNonlinear, AbstractPrior, Observation, Theta
 from smcssm.errors import ModelError
 from smcssm.models.arguments import count, labels, numbered, shapes_of
-from smcssm.models.try_out import Functions, try_out
+from smcssm.models.try_out import Functions, label, try_out
 from smcssm.models.user_function import Step
 
 Shape = tuple[int, ...]
@@ -114,6 +114,11 @@ class Nonlinear(AbstractNonlinear):
     def support(self, theta: Theta) -> Bool[Array, ""]:
         """Everywhere."""
         return jnp.asarray(True)
+
+    def function_named(self, method: str, arguments: tuple, broken: Callable[[Any], bool]) -> str:
+        """The user's function that a method calls."""
+        name = "proposal" if method == "propose" else method
+        return label(name, getattr(self.functions, name))
 
     def default_prior(self, scale: float) -> AbstractPrior:
         """There is none: only its author knows what a name means.

@@ -74,6 +74,10 @@ class Chain(eqx.Module):
         same = jnp.eye(self.size, dtype=like.dtype)[:, :, None, None]
         return jnp.where((obs.dt == 0)[None, None], same, P)
 
+    def function_named(self, initial: bool) -> str:
+        """One of the two functions."""
+        return f"initial ({self.start.label})" if initial else f"transition ({self.move.label})"
+
     def support(self, theta: Theta) -> Bool[Array, ""]:
         """Whether theta, of one particle, gives probabilities; rows that depend on the step are seen when it comes."""
         good = jnp.asarray(True)

@@ -13,6 +13,7 @@ that has seen y_t, of innovations v with variances S without noise, k channels t
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Bool, Float, PyTree
 
+from smcssm.arguments import number
 from smcssm.core import (
     AbstractConditionallyGaussian,
     AbstractLinearGaussian,
@@ -55,8 +57,9 @@ class StudentT(AbstractConditionallyGaussian):
         """A model that has room for it."""
         if not isinstance(self.model, AbstractLinearGaussian):
             raise ModelError(f"StudentT(model): expected a linear Gaussian model, got {self.model!r}")
-        if self.df is not None and not self.df > 0:
-            raise ModelError(f"StudentT(df={self.df!r}): expected a positive number of degrees of freedom, or None")
+        if self.df is not None:
+            told = "a positive number of degrees of freedom, or None"
+            number("StudentT(df)", self.df, told, lambda df: 0 < df < math.inf)
         if "df" in self.model.names:
             raise ModelError("StudentT(model): the model has a hyperparameter of the name df already")
 

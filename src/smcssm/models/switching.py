@@ -26,7 +26,7 @@ from smcssm.core import (
 )
 from smcssm.errors import ModelError
 from smcssm.linalg import rows, vector
-from smcssm.models.arguments import labels
+from smcssm.models.arguments import labels, regime_axes
 from smcssm.models.linear_gaussian import LinearGaussian, shapes_of
 from smcssm.models.matrices import complete
 from smcssm.models.regimes import Chain, drawn, log, select
@@ -98,7 +98,7 @@ class Switching(AbstractConditionallyGaussian):
         named = _named(regimes) if regime_names is None else regime_names
         self.regime_names = labels("Switching(regime_names)", named)
         self.admissible, self.prior_at = support, default_prior
-        self.exchangeable = tuple((per_regime or {}).items())
+        self.exchangeable = regime_axes("Switching(per_regime)", per_regime, known, len(self.regimes))
         _check(self)
 
     @property
@@ -140,8 +140,20 @@ class Switching(AbstractConditionallyGaussian):
         return inside
 
     def complaint(self, theta: Theta) -> str | None:
-        """What is wrong with the probabilities at theta; None where nothing is."""
-        return self.chain.complaint(theta)
+        """What is wrong with probabilities or matrices at theta; None where nothing is."""
+        own = [r.complaint(theta) for r in self.regimes if isinstance(r, LinearGaussian)]
+        return next(filter(None, (self.chain.complaint(theta), *own)), None)
+
+    def function_named(self, method: str, arguments: tuple, broken: Callable[[Any], bool]) -> str:
+        """The user's function that a method calls."""
+        if method not in ("initial", "matrices"):
+            return self.chain.function_named(method == "start")
+        params, _, obs = arguments
+        for name, regime, own in zip(self.regime_names, self.regimes, params["regimes"], strict=True):
+            if broken(getattr(regime, method)(own, obs)):
+                function = regime.function.label if isinstance(regime, LinearGaussian) else type(regime).__name__
+                return f"the function of {name} ({function})"
+        return "the function of a regime"
 
     def default_prior(self, scale: float) -> AbstractPrior:
         """As given; otherwise there is none, since only its author knows what a name means.

@@ -2,12 +2,14 @@
 
     after a move that accepted fewer than 20%, with estimates L_i by M inner particles at theta_i:
         filter y_1:t once more at every theta_i, by 2 M inner particles and independently:   L'_i, belief'_i
-        noise  <-  variance of log L' - log L over i,  less the third that L' brings
+        noise  <-  variance of log L' - log L over i,  less the third that L' brings;  and -log(1 - p)
         if noise > 1:    w_i  <-  w_i L'_i / L_i,   (belief_i, L_i)  <-  (belief'_i, L'_i)
 
 Given theta, L is drawn from psi(L) L / p(y | theta) in the target and L' from psi', where psi are the laws of the
 estimates; L' / L is the weight of the extended target in L' with psi as backward kernel, so that p(theta | y) stays
-what it was, and so does the evidence, whose factor has mean 1. The noise is measured at fixed theta: the spread of L
+what it was, and so does the evidence, whose factor has mean 1. A share p of twins has L' = 0, an outcome of noise as
+well: a factor of mean 1 that is 0 with probability p has the relative variance p / (1 - p), a lognormal one has that
+with a log variance of -log(1 - p). The noise is measured at fixed theta: the spread of L
 over theta says nothing of it. Var(log L) grows like t / M, so that M has to grow with t.
 """
 
@@ -51,9 +53,11 @@ def refine(
 
 def judged(smc: SMC2, population: Population, twins: Challengers) -> tuple[Population, Status]:
     """The population after the exchange, if it was called for and brought anything; NOISY where M cannot grow."""
-    loud = bool((np.asarray(compiled(noise, smc)(population, twins)) > LOUD).any())
-    if not loud:
+    found = np.asarray(compiled(noise, smc)(population, twins))
+    if not (found > LOUD).any():
         return population, Status.OK
+    if np.isposinf(found).any():  # no twin is left, and none can take a particle's place
+        return population, Status.NOISY
     if smc.filter.inner(twins.belief) == smc.filter.inner(population.belief):
         return population, Status.NOISY
     return compiled(exchange, smc)(population, twins), Status.OK
@@ -75,10 +79,12 @@ def noise(smc: SMC2, population: Population, twins: Challengers) -> Float[Array,
     share = smc.filter.inner(population.belief) / smc.filter.inner(twins.belief)
     gap = _gap(smc, population, twins)
     alive = jnp.isfinite(gap)
+    lost = jnp.sum(jnp.where(alive, 0.0, normalise(population.log_weight)), axis=-1)
     w = normalise(jnp.where(alive, population.log_weight, -jnp.inf))
     gap = jnp.where(alive, gap, 0.0)
     centred = gap - jnp.sum(w * gap, axis=-1, keepdims=True)
-    return jnp.sum(w * centred**2, axis=-1) / (1 + share)
+    spread = jnp.sum(w * centred**2, axis=-1) / (1 + share)
+    return jnp.where(jnp.any(alive, axis=-1), spread - jnp.log1p(-jnp.minimum(lost, 1.0)), jnp.inf)
 
 
 def exchange(smc: SMC2, population: Population, twins: Challengers) -> Population:

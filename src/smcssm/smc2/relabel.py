@@ -32,6 +32,7 @@ from smcssm.core import at_each_particle
 from smcssm.errors import ModelError
 from smcssm.relabelling import permuted
 from smcssm.smc2.adapt import carried, move_key
+from smcssm.smc2.exchangeable import POINTS, check_model, compiled_once
 from smcssm.smc2.population import SMC2, Population, fold_in, log_prior, select
 
 CLOSE = 1e-6  # how far a hyperparameter may be from itself after it was unconstrained and constrained
@@ -79,15 +80,23 @@ def anew(
 
 
 def check(smc: SMC2, z: Float[np.ndarray, "z n"]) -> None:
-    """Raise where the argument above does not hold at some points z, one column each. On the host.
+    """Raise where the argument above does not hold at some of the points z, one column each. On the host.
+
+    Of the model it is looked at where the prior admits z under all names: elsewhere the move is not made.
 
     Raises:
         ModelError: a model or filter that cannot rename its regimes; a prior under which renamed hyperparameters are
-            not those of any z (they are ordered, or not free), or whose transforms differ between regimes.
+            not those of any z (they are ordered, or not free), or whose transforms differ between regimes; a model
+            that is not the same under other names.
     """
-    for at, swap in _swaps(smc, z):
+    for at, swap in _swaps(smc, z[:, :POINTS]):
         _check_names(smc, at, swap)
         _check_volume(smc, at, swap)
+    smc, swaps = replace(smc, dtype="float64"), np.stack([np.arange(K := len(_regimes(smc)))] * 2 + _exchanges(K), -1)
+    under_all, density = compiled_once(_under_all_names, smc)(np.asarray(z, float), swaps)
+    admitted = np.flatnonzero(np.isfinite(density).all(axis=-1))[:POINTS]
+    if len(admitted):
+        check_model(smc, np.asarray(under_all)[:, admitted], swaps)
 
 
 def check_order(smc: SMC2, key: Any, z: Float[np.ndarray, "z n"]) -> None:
@@ -107,12 +116,26 @@ def check_order(smc: SMC2, key: Any, z: Float[np.ndarray, "z n"]) -> None:
 
 def _swaps(smc: SMC2, z: Float[np.ndarray, "z n"]) -> Iterator[tuple[Float[Array, " z"], Int[Array, " k"]]]:
     """Points, and exchanges of neighbours, which make all permutations."""
-    K = len(_regimes(smc))
-    for k in range(K - 1):
-        swap = np.arange(K)
-        swap[[k, k + 1]] = k + 1, k
+    for swap in _exchanges(len(_regimes(smc))):
         for at in z.T:
             yield jnp.asarray(at), jnp.asarray(swap)
+
+
+def _exchanges(K: int) -> list[Int[np.ndarray, " k"]]:
+    swaps = np.tile(np.arange(K), (K - 1, 1))
+    for k, swap in enumerate(swaps):
+        swap[[k, k + 1]] = k + 1, k
+    return list(swaps)
+
+
+def _under_all_names(
+    smc: SMC2, z: Float[Array, "z p"], swaps: Int[Array, "k n"]
+) -> tuple[Float[Array, "z p n"], Float[Array, "p n"]]:
+    """Points with their regimes called otherwise, and their prior density."""
+    shape = len(z), z.shape[1], swaps.shape[1]
+    permutation = jnp.broadcast_to(swaps[:, None], (len(swaps), *shape[1:]))
+    new = at_each_particle(lambda z, p: _renamed(smc, z, p), 2)(jnp.broadcast_to(z[..., None], shape), permutation)
+    return new, log_prior(smc, new)
 
 
 def _check_names(smc: SMC2, z: Float[Array, " z"], swap: Int[Array, " k"]) -> None:

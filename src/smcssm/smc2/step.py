@@ -30,12 +30,15 @@ FEW = 8  # series
 
 
 def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Population, Row]:
-    """Take one observation of every series. A series that cannot take it stays as it was, status IMPOSSIBLE."""
+    """Take one observation of every series. A series that cannot take it stays as it was, status IMPOSSIBLE.
+
+    Where no likelihood is positive and one is no number, nobody knows whether it is impossible: an evidence of NaN.
+    """
     key = stream(population.key, Stream.FILTER, obs.index)
     before, population = population, forget(smc, population)
     belief, info = smc.filter.step(key, population.params, population.belief, at_particles(obs))
     increment, status = checked(population.log_weight, info)
-    impossible = ~jnp.any(jnp.isfinite(increment + population.log_weight), axis=-1)
+    impossible, unknown = refused(smc, population.log_weight, increment, status)
     if smc.impossible == "missing":
         belief, increment = jax.lax.cond(
             jnp.any(impossible),
@@ -44,16 +47,16 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
         )
     new, pooled = reweight(smc, population, increment)
     new = eqx.tree_at(lambda p: (p.belief, p.t), new, (belief, population.t + 1))
-    taken = jnp.ones_like(impossible) if smc.impossible == "missing" else ~impossible
+    taken = ~unknown if smc.impossible == "missing" else ~unknown & ~impossible
     if obs.reported is not None:
-        taken = taken & obs.reported
-        impossible = impossible & obs.reported
+        taken, impossible, unknown = (of & obs.reported for of in (taken, impossible, unknown))
     new = select(taken, new, before)
     status = jnp.maximum(jnp.max(status, axis=-1), jnp.where(new.phi < 1, Status.BRIDGING, Status.OK))
     status = jnp.where(impossible, Status.IMPOSSIBLE, status)
     mean, sd, pit, crps = _mixture(at_full_exponent(population), info, obs)
     pit = jnp.where(impossible[None], jnp.nan, pit)
     log_evidence, ess, least = reported(new)
+    log_evidence = jnp.where(unknown, jnp.nan, log_evidence)
     row = Row(log_evidence, mean, sd, pit, crps, ess, least, status, pooled, recorded_quantiles(new))
     return new, row
 
@@ -77,6 +80,20 @@ def checked(log_weight: Float[Array, "s n"], info: FilterInfo) -> tuple[Float[Ar
     broken = jnp.isnan(increment) | jnp.isposinf(increment)
     status = jnp.maximum(info.status.astype(jnp.int32), jnp.where(broken, Status.NOT_FINITE, Status.OK))
     return jnp.where(broken, -jnp.inf, increment), jnp.where(jnp.isfinite(log_weight), status, Status.OK)
+
+
+def refused(
+    smc: SMC2, log_weight: Float[Array, "s n"], increment: Float[Array, "s n"], status: Int[Array, "s n"]
+) -> tuple[Bool[Array, " s"], Bool[Array, " s"]]:
+    """Where every particle has likelihood zero; and where none has more than that, and that of some is no number.
+
+    Ready-made models give NaN for values beyond all bounds: these are impossible where such are taken as missing.
+    """
+    none = ~jnp.any(jnp.isfinite(increment + log_weight), axis=-1)
+    broken = jnp.any(status == Status.NOT_FINITE, axis=-1)
+    if smc.impossible == "missing" and not hasattr(smc.filter.model, "function_named"):
+        broken = jnp.zeros_like(broken)
+    return none & ~broken, none & broken
 
 
 def _as_missing(
@@ -213,7 +230,8 @@ def advance(
 
     def go_on(carry: tuple) -> Bool[Array, ""]:
         i, _, _, rows, due = carry
-        stuck = (i > 0) & jnp.any(_row(rows, jnp.maximum(i - 1, 0)).status == Status.IMPOSSIBLE)
+        last = _row(rows, jnp.maximum(i - 1, 0))
+        stuck = (i > 0) & jnp.any((last.status == Status.IMPOSSIBLE) | jnp.isnan(last.log_evidence))
         return (i < count) & ~jnp.any(due) & ~stuck
 
     def body(carry: tuple) -> tuple:

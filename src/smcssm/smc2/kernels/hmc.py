@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from smcssm.smc2.kernels.arguments import share, whole
+from smcssm.arguments import share, whole
 from smcssm.smc2.kernels.gradient import AbstractGradient, Outcome, Point
 
 

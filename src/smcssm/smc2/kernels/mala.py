@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from smcssm.smc2.kernels.arguments import share
+from smcssm.arguments import share
 from smcssm.smc2.kernels.gradient import AbstractGradient, Outcome, Point
 from smcssm.smc2.kernels.hmc import leapfrog
 

@@ -50,7 +50,7 @@ class Metropolis(AbstractKernel):
         """Regimes are exchangeable, where they are to be."""
         if self.relabel:
             with jax.enable_x64(True):
-                relabel.check(smc, np.asarray(smc.prior.sample(jax.random.key(0), 4)[0]))
+                relabel.check(smc, np.asarray(smc.prior.sample(jax.random.key(0), 256)[0]))
 
     def move(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from smcssm.smc2.kernels.arguments import share, whole
+from smcssm.arguments import share, whole
 from smcssm.smc2.kernels.gradient import AbstractGradient, Outcome, Point
 from smcssm.smc2.kernels.hmc import not_finite
 

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from smcssm.arguments import whole
 from smcssm.core import AbstractKernel, AbstractProposal, Status
 from smcssm.errors import ModelError
 from smcssm.history import History
 from smcssm.resampling import normalise
 from smcssm.smc2.adapt import carried, compiled, gather, mixing, move_key, resample
 from smcssm.smc2.challengers import accept, replay
-from smcssm.smc2.kernels.arguments import whole
 from smcssm.smc2.kernels.metropolis import draw, fit, in_turn
 from smcssm.smc2.population import SMC2, Population, fold_in, select
 from smcssm.smc2.sweeps import Moved, Variance, remembers

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from smcssm.arguments import whole
 from smcssm.core import AbstractFilter, AbstractKernel, AbstractSchedule, Observation, Status
 from smcssm.errors import ImpossibleObservationError
 from smcssm.history import History
 from smcssm.resampling import effective_sample_size
 from smcssm.smc2 import exchange
 from smcssm.smc2.adapt import climb, compiled, mixing
-from smcssm.smc2.kernels.arguments import whole
 from smcssm.smc2.population import SMC2, Population, sort_marginals
 from smcssm.smc2.report import Row
 from smcssm.smc2.sweeps import Moved, Variance

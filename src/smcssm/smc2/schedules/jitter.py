@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from smcssm.arguments import whole
 from smcssm.core import AbstractFilter, AbstractKernel, AbstractSchedule, Observation, at_each_particle
 from smcssm.errors import ModelError
 from smcssm.history import History
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, mixing, move_key, resample
-from smcssm.smc2.kernels.arguments import whole
 from smcssm.smc2.population import SMC2, Population, fold_in, log_prior, select, sort_marginals
 from smcssm.smc2.proposals.points import clean
 from smcssm.smc2.report import Row
