@@ -290,7 +290,8 @@ def not_to_one(theta, step):
 
 
 def test_functions_that_return_nan_later_are_named():
-    model = ss.models.HiddenMarkov(lost, transition=not_to_one, names=("mu", "stay"))
+    model = ss.models.HiddenMarkov(jax.jit(lost), transition=jax.jit(not_to_one), names=("mu", "stay"))
+    assert model.reads == {"t"}
     engine = ss.Engine(model, Independent({"mu": HalfNormal(1.0), "stay": Beta(8.0, 2.0)}), n_particles=16)
     with pytest.raises(ss.errors.ModelError, match=r"tion 2 \(row 1\) .*log_observation \(lost\) returned NaN\. At"):
         engine.update([0.1, 7.0])

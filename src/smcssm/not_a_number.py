@@ -64,15 +64,16 @@ def told(
         obs = jax.tree.map(jnp.asarray, row)
         watched.calls.clear()
         key = stream(population.key, Stream.FILTER, obs.index)
+        before = belief
         with jax.disable_jit():
-            belief, info = filter.step(key, population.params, belief, at_particles(obs))
+            belief, info = filter.step(key, population.params, before, at_particles(obs))
         log_lik = np.asarray(info.log_lik)
         if (broken := alive & (np.isnan(log_lik) | np.isposinf(log_lik))).any():
             s, n = (int(i) for i in np.argwhere(broken)[0])
             share = f"{broken[s].sum()} of {alive[s].sum()} particles, and a positive one for none"
             given = _hyperparameters(smc, population.z[:, s, n])
             step = f"step.t={int(obs.index[s])}, step.dt={float(obs.dt[s]):g}"
-            return f"has a likelihood of NaN for {share}. {_blame(watched, s, n)} At {given}, {step}"
+            return f"has a likelihood of NaN for {share}. {_blame(watched, before, s, n)} At {given}, {step}"
     return "has a likelihood of NaN"
 
 
@@ -84,8 +85,8 @@ def _without_the_dead(belief: PyTree) -> PyTree:
     return replace(belief, x=jnp.where(alive[None], belief.x, inner.take(belief.x, jnp.argmax(alive, axis=0)[None])))
 
 
-def _blame(watched: Watched, s: int, n: int) -> str:
-    """The first call that gave a NaN to particle n of series s, which was not given one."""
+def _blame(watched: Watched, before: PyTree, s: int, n: int) -> str:
+    """The first call of this row that gave a NaN to particle n of series s, which was not given one."""
 
     def at(tree: PyTree) -> list[np.ndarray]:
         return [_of_particle(np.asarray(leaf), s, n) for leaf in jax.tree.leaves(tree)]
@@ -106,6 +107,8 @@ def _blame(watched: Watched, s: int, n: int) -> str:
             if state is not None and np.isnan(state).any():
                 return _origin(watched, call, at)
             return f"{name} returned {what}{'' if state is None else f' for x={_written(state)}'}."
+    if broken(before):
+        return "The state was NaN before: a function returned it as the initial law, or at an earlier time."
     return "No function of the model returned NaN, but what they returned does not give a number."
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from smcssm.errors import ModelError
-from smcssm.models.user_function import Recorder, Step
+from smcssm.models.user_function import Recorder, Step, plain
 
 Shape = tuple[int, ...]
 
@@ -160,7 +160,7 @@ class _Trial:
     def call(self, name: str, *arguments: Any) -> Any:
         function = self.functions[name]
         try:
-            found = function(*arguments)
+            found = plain(function)(*arguments)
             if "->" in self.called[name]:
                 one, other = found
                 return jnp.asarray(one), jnp.asarray(other)

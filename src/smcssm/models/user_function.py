@@ -103,9 +103,9 @@ class MatrixFunction(eqx.Module):
         return {key: _known(value) for key, value in seen[0].items()}, frozenset(reads)
 
     def _call(self, theta: Theta, step: Any) -> dict[str, Any]:
-        own = {name: theta[name] for name in self.names}
+        own, function = {name: theta[name] for name in self.names}, plain(self.function)
         try:
-            return dict(self.finish(self.function(own, step) if self.takes_step else self.function(own)))
+            return dict(self.finish(function(own, step) if self.takes_step else function(own)))
         except ModelError as error:
             raise ModelError(f"{self.label}: {error}") from error
         except Exception as error:
@@ -128,6 +128,13 @@ class Recorder:
         value = getattr(self._step, field)
         self._reads.add(field)
         return value
+
+
+def plain(function: Callable) -> Callable:
+    """Without ``jax.jit``, under which nobody sees what a function reads."""
+    while isinstance(function, jax.stages.Wrapped) and hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
 
 
 def _takes_step(function: Callable) -> bool:
