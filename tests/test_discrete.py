@@ -271,6 +271,7 @@ def test_probabilities_that_are_none_never_pass():
         ({"sample": lambda key, theta, u, step: jnp.nan}, "sample returned NaN at .*example="),
         ({"moments": lambda theta, step: jnp.zeros(2)}, r"moments returned shape \(\)"),
         ({"cdf": lambda theta, y, step: theta["nu"]}, "cdf raised KeyError"),
+        ({"cdf": lambda theta, y, step: theta["mu"] if y > 0 else 1.0}, "(?s)cdf raised TracerBool.*: use jax.numpy"),
         ({"example": {"nu": 1.0}}, "nu is not among the names"),
     ],
 )

@@ -158,9 +158,11 @@ class _Trial:
         self.told, self.at = ", ".join(f"{k}={v}" for k, v in theta.items()), ""
 
     def call(self, name: str, *arguments: Any) -> Any:
+        """What a function returns for numbers; placeholders it must take too, as it is compiled for many particles."""
         function = self.functions[name]
         try:
             found = plain(function)(*arguments)
+            jax.eval_shape(plain(function), *(a.step if isinstance(a, Recorder) else a for a in arguments))
             if "->" in self.called[name]:
                 one, other = found
                 return jnp.asarray(one), jnp.asarray(other)

@@ -124,6 +124,11 @@ class Recorder:
     def __init__(self, step: Step, reads: set[str]) -> None:
         self._step, self._reads = step, reads
 
+    @property
+    def step(self) -> Step:
+        """Unwatched."""
+        return self._step
+
     def __getattr__(self, field: str) -> Any:
         value = getattr(self._step, field)
         self._reads.add(field)
@@ -132,8 +137,8 @@ class Recorder:
 
 def plain(function: Callable) -> Callable:
     """Without ``jax.jit``, under which nobody sees what a function reads."""
-    while isinstance(function, jax.stages.Wrapped) and hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
+    while isinstance(function, jax.stages.Wrapped) and (inside := getattr(function, "__wrapped__", None)) is not None:
+        function = inside
     return function
 
 
