@@ -271,6 +271,7 @@ def test_probabilities_that_are_none_never_pass():
         ({"sample": lambda key, theta, u, step: jnp.nan}, "sample returned NaN at .*example="),
         ({"moments": lambda theta, step: jnp.zeros(2)}, r"moments returned shape \(\)"),
         ({"cdf": lambda theta, y, step: theta["nu"]}, "cdf raised KeyError"),
+        ({"cdf": lambda theta, y, step: theta["mu"] if y > 0 else 1.0}, "(?s)cdf raised TracerBool.*: use jax.numpy"),
         ({"example": {"nu": 1.0}}, "nu is not among the names"),
     ],
 )
@@ -290,7 +291,8 @@ def not_to_one(theta, step):
 
 
 def test_functions_that_return_nan_later_are_named():
-    model = ss.models.HiddenMarkov(lost, transition=not_to_one, names=("mu", "stay"))
+    model = ss.models.HiddenMarkov(jax.jit(lost), transition=jax.jit(not_to_one), names=("mu", "stay"))
+    assert model.reads == {"t"}
     engine = ss.Engine(model, Independent({"mu": HalfNormal(1.0), "stay": Beta(8.0, 2.0)}), n_particles=16)
     with pytest.raises(ss.errors.ModelError, match=r"tion 2 \(row 1\) .*log_observation \(lost\) returned NaN\. At"):
         engine.update([0.1, 7.0])

@@ -635,3 +635,26 @@ def test_forecast_quantiles_under_priors_without_moments():
     s = np.sqrt(sd[0] ** 2 + theta["sigma_level"] ** 2 + theta["sigma_obs"] ** 2)
     found = engine.forecast(1, quantiles=levels)["quantiles"].values[0, 0]
     np.testing.assert_allclose([mixture_cdf(q, snapshot.weights(), mean[0], s) for q in found], levels, rtol=1e-10)
+
+
+def test_functions_that_make_sense_at_few_draws_are_taken():
+    def narrow(theta):
+        return {"F": [[jnp.where((theta["q"] > 1.5) & (theta["q"] < 1.6), 1.0, jnp.nan)]], "H": [[1.0]]}
+
+    prior = Independent({"q": HalfNormal(1.0)})  # a share of 0.024
+    assemble.check_functions(ss.models.LinearGaussian(narrow, ("q",)), prior)
+
+
+def test_a_spread_of_nan_is_told_at_its_row_or_where_the_next_value_is():
+    def lost(theta, step):
+        q = theta["q"] * jnp.where(step.t == 2, jnp.nan, 1.0)
+        return {"F": [[1.0]], "chol_Q": [[q]], "H": [[1.0]], "chol_R": [[1.0]]}
+
+    model, prior = ss.models.LinearGaussian(lost, ("q",)), Independent({"q": HalfNormal(1.0)})
+    schedule = ImmediateSchedule(tempering=False)
+    engine = ss.Engine(model, prior, n_particles=16, schedule=schedule, ess_threshold=1e-6)
+    with pytest.raises(ss.errors.ModelError, match=r"observation 3 \(row 2\) .*lost returned NaN\. At q="):
+        engine.update([0.1, 0.3, 0.2])
+    with pytest.raises(ss.errors.ModelError, match=r"observation 4 \(row 3\) .*The state was NaN before"):
+        engine.update([0.1, 0.3, np.nan, 0.2])
+    assert engine.t == 0

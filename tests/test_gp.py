@@ -541,8 +541,8 @@ def test_names_and_traced_times_need_a_number():
 
 
 def test_impossible_hyperparameters_are_impossible():
-    f = jax.jit(lambda scale: gp.log_probability(gp.Matern32(scale), [0.0, 1.0], [1.0, 2.0], 0.1))
-    assert f(-1.0) == -jnp.inf and jnp.isfinite(f(1.0))
+    f = jax.jit(lambda scale: gp.log_probability(gp.Matern32(scale), [0.0, 1.0, 3.0, 4.0], [1.0, 2.0, 0.0, 1.0], 0.1))
+    assert f(-1.0) == -jnp.inf and jnp.isfinite(f(1.0)) and jnp.isnan(f(jnp.nan))
 
 
 def test_blocks_of_a_sum_stay_apart():

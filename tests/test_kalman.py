@@ -255,11 +255,13 @@ def test_singular_innovation_kills_its_particle_only():
     np.testing.assert_array_equal(innovation.log_lik[:2][..., [0, 3]], want[:2][..., [0, 3]])
 
 
-def test_nan_is_not_turned_into_minus_infinity():
-    system, (ys, dts) = population(2, 1, 2), observations(1)
-    system["F"][0, 0, :, 1] = np.nan
+def test_nan_is_not_turned_into_a_number():
+    """Of spreads neither, of which the likelihood was that without them, for a row."""
+    system, (ys, dts) = population(2, 1, 6), observations(1)
+    for n, name in enumerate(("F", "chol_P0", "chol_Q", "H", "chol_R"), start=1):
+        system[name][0, 0, :, n] = np.nan
     innovation = run(system, np.nan_to_num(ys), dts + 1.0)[2]
-    assert np.isnan(innovation.log_lik[..., 1]).all()
+    assert np.isnan(innovation.log_lik[..., 1:]).all()
     assert np.isfinite(innovation.log_lik[..., 0]).all()
 
 

@@ -252,9 +252,10 @@ def test_an_impossible_probability_is_no_likelihood():
     def lost(theta, step):
         return quiet(theta) | {"chol_Q": [[jnp.sqrt(-theta["a"] - step.dt)], [0.1]]}
 
-    model = ss.models.Switching((quiet, lost), transition=moves, names=("a", "stay"))
-    with pytest.raises(ss.errors.ModelError, match=r"lost returned NaN at a=.*at every draw from the prior"):
-        ss.Engine(model, ss.priors.base.Independent(laws), n_particles=16)
+    switching = ss.models.Switching((quiet, lost), transition=moves, names=("a", "stay"))
+    for model in (switching, ss.models.StudentT(ss.models.LinearGaussian(lost, ("a", "stay")), 4.0)):
+        with pytest.raises(ss.errors.ModelError, match=r"lost returned NaN at a=.*at every draw from the prior"):
+            ss.Engine(model, ss.priors.base.Independent(laws), n_particles=16)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.scipy.stats import poisson
+from jax.scipy.stats import beta, poisson
 
 import gridded
 import smcssm as ss
@@ -249,10 +249,10 @@ def stays(theta):
     return [[theta["stay"][0], 1 - theta["stay"][0]], [1 - theta["stay"][1], theta["stay"][1]]]
 
 
-def counts(factor=(1.0, 1.0), **options):
+def counts(factor=(1.0, 1.0), law=poisson.logpmf, **options):
     """Poisson counts of two rates; the model cannot draw them."""
     return ss.models.HiddenMarkov(
-        lambda theta, y, step: poisson.logpmf(y, theta["rate"] * jnp.array(factor)),
+        lambda theta, y, step: law(y, theta["rate"] * jnp.array(factor)),
         **{"transition": stays, "names": ("rate", "stay"), "shapes": {"rate": 2, "stay": 2}, "initial": None}
         | {"per_regime": {"rate": 1, "stay": 1}}
         | options,
@@ -303,6 +303,7 @@ def parts(model, inner=None, dtype="float64"):
     [
         (counts(initial=[0.6, 0.4]), "the probabilities of regimes before the first row are not the same.*initial="),
         (counts(factor=(1.0, 1.01)), "the likelihood of row 1 is not"),
+        (counts(factor=(1.0, 1.01), law=lambda y, a: beta.logpdf(y, a, 2.0)), "the likelihood of row 1 is not"),
         (counts(per_regime={"rate": 1}), "the likelihood of row 2 is not.*with all its axes.*now {'rate': 1}"),
         (pulled(centre=(0.0, 0.1)), "tells regime0 and regime1 apart: renamed, the likelihood of row 2 is not"),
     ],

@@ -42,6 +42,7 @@ from smcssm.timeline import Timeline
 LONG = 2000  # observations, from which on a bar is shown
 FEW = 4096  # particles, up to which "auto" has blocks side by side on what is no CPU
 MANY = 0.1  # of the prior's draws
+TRIED = 128  # draws from the prior, at one of which functions must make sense
 
 
 def smc2(  # noqa: PLR0913
@@ -302,7 +303,7 @@ def check_functions(model: AbstractModel, prior: AbstractPrior) -> None:
     if complaint is None:
         return
     with jax.enable_x64(True):
-        draws = np.asarray(prior.sample(jax.random.key(0), 8)[0], float).T
+        draws = np.asarray(prior.sample(jax.random.key(0), TRIED)[0], float).T
         told = (complaint(prior.constrain(jnp.asarray(z))) for z in draws)
         first = next(told)
         if first and all(told):

@@ -64,15 +64,17 @@ def told(
         obs = jax.tree.map(jnp.asarray, row)
         watched.calls.clear()
         key = stream(population.key, Stream.FILTER, obs.index)
+        before = belief
         with jax.disable_jit():
-            belief, info = filter.step(key, population.params, belief, at_particles(obs))
+            belief, info = filter.step(key, population.params, before, at_particles(obs))
         log_lik = np.asarray(info.log_lik)
         if (broken := alive & (np.isnan(log_lik) | np.isposinf(log_lik))).any():
             s, n = (int(i) for i in np.argwhere(broken)[0])
             share = f"{broken[s].sum()} of {alive[s].sum()} particles, and a positive one for none"
             given = _hyperparameters(smc, population.z[:, s, n])
             step = f"step.t={int(obs.index[s])}, step.dt={float(obs.dt[s]):g}"
-            return f"has a likelihood of NaN for {share}. {_blame(watched, s, n)} At {given}, {step}"
+            blame = _blame(watched, s, n) or _unblamed(before, s, n)
+            return f"has a likelihood of NaN for {share}. {blame} At {given}, {step}"
     return "has a likelihood of NaN"
 
 
@@ -84,8 +86,8 @@ def _without_the_dead(belief: PyTree) -> PyTree:
     return replace(belief, x=jnp.where(alive[None], belief.x, inner.take(belief.x, jnp.argmax(alive, axis=0)[None])))
 
 
-def _blame(watched: Watched, s: int, n: int) -> str:
-    """The first call that gave a NaN to particle n of series s, which was not given one."""
+def _blame(watched: Watched, s: int, n: int) -> str | None:
+    """The first call of this row that gave a NaN to particle n of series s, which was not given one."""
 
     def at(tree: PyTree) -> list[np.ndarray]:
         return [_of_particle(np.asarray(leaf), s, n) for leaf in jax.tree.leaves(tree)]
@@ -106,6 +108,13 @@ def _blame(watched: Watched, s: int, n: int) -> str:
             if state is not None and np.isnan(state).any():
                 return _origin(watched, call, at)
             return f"{name} returned {what}{'' if state is None else f' for x={_written(state)}'}."
+    return None
+
+
+def _unblamed(before: PyTree, s: int, n: int) -> str:
+    """What is known where no call of this row is to blame."""
+    if any(np.isnan(_of_particle(np.asarray(leaf), s, n)).any() for leaf in jax.tree.leaves(before)):
+        return "The state was NaN before: a function returned it as the initial law, or at an earlier time."
     return "No function of the model returned NaN, but what they returned does not give a number."
 
 

@@ -10,7 +10,9 @@ the mean; times and exposures are known numbers.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -155,7 +157,8 @@ def _log_probability(kernel: Kernel, given: Observation, blocks: int) -> Array:
         quickly, sound = differences.log_likelihood(kernel, given)
         many = sum(len(block.row()) for block in kernel.blocks()) > MANY
         total = jax.lax.cond(sound, lambda: quickly, in_loops if many else by_square_roots)
-    return jnp.where(state.admissible(kernel) | jnp.isnan(total), total, -jnp.inf)
+    unknown = reduce(operator.or_, [jnp.any(jnp.isnan(leaf)) for leaf in jax.tree.leaves(kernel)], jnp.asarray(False))
+    return jnp.where(state.admissible(kernel) | unknown, total, -jnp.inf)
 
 
 @functools.partial(jax.jit, static_argnames="blocks")

@@ -37,9 +37,9 @@ def log_likelihoods(system: SystemOf, params: PyTree, belief: Gaussian, rows: Ob
             jnp.concatenate([jnp.concatenate([noise, HL], axis=1), jnp.concatenate([below, L], axis=1)])
         )
         s = jnp.abs(joint[0, 0])
-        safe = jnp.where(s > 0, joint[0, 0], 1.0)
+        safe = jnp.where(s == 0, 1.0, joint[0, 0])
         w = jnp.where(seen, obs.y[0] - dense(H, m[:, None])[0, 0] - stack(vector(now.d), like)[0], 0.0) / safe
         log_lik = -0.5 * (w * w + math.log(2 * math.pi) * seen) - jnp.log(jnp.abs(safe))
-        return Gaussian(m + joint[1:, 0] * w[None], joint[1:, 1:]), jnp.where(s > 0, log_lik, -jnp.inf)
+        return Gaussian(m + joint[1:, 0] * w[None], joint[1:, 1:]), jnp.where(s == 0, -jnp.inf, log_lik)
 
     return jax.lax.scan(jax.checkpoint(row, prevent_cse=False), belief, rows)[1]

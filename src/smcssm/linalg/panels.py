@@ -147,10 +147,13 @@ def reflect(a: Array, q: Array, heads: list[Array], tails: list[Array]) -> tuple
 
 
 def _norm(entries: list[Array]) -> tuple[Array, Array, Array]:
-    """The norm, with a derivative (that of the first entry) where it is 0; the norm or else 1; whether it is > 0."""
+    """The norm, with a derivative (that of the first entry) where it is 0; the norm or else 1; whether it is > 0.
+
+    A NaN is none of the entries that are 0: as such it would leave a factor without it, and a wrong likelihood.
+    """
     square = entries[0] * entries[0]
     for e in entries[1:]:
         square = square + e * e
-    positive = square > 0
+    positive = square != 0
     safe = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 1.0)
     return fence((jnp.where(positive, safe, entries[0]), safe, positive))

@@ -34,6 +34,7 @@ from smcssm.core import (
 from smcssm.errors import ModelError
 from smcssm.linalg import rows, stack, vector
 from smcssm.linalg.entries import multiply
+from smcssm.models.linear_gaussian import LinearGaussian
 from smcssm.models.regimes import lift
 from smcssm.priors.base import Independent, LogNormal
 
@@ -102,6 +103,10 @@ class StudentT(AbstractConditionallyGaussian):
     def reads(self) -> frozenset[str]:
         """The fields of the step that the model reads."""
         return getattr(self.model, "reads", frozenset())
+
+    def complaint(self, theta: Theta) -> str | None:
+        """What is wrong with the model at theta, where it is of a user's own function."""
+        return self.model.complaint(theta) if isinstance(self.model, LinearGaussian) else None
 
     def params(self, theta: Theta) -> PyTree[Array]:
         """The model's, and half the degrees of freedom."""

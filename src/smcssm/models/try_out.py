@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from smcssm.errors import ModelError
-from smcssm.models.user_function import Recorder, Step
+from smcssm.models.user_function import Recorder, Step, plain
 
 Shape = tuple[int, ...]
 
@@ -158,9 +158,11 @@ class _Trial:
         self.told, self.at = ", ".join(f"{k}={v}" for k, v in theta.items()), ""
 
     def call(self, name: str, *arguments: Any) -> Any:
+        """What a function returns for numbers; placeholders it must take too, as it is compiled for many particles."""
         function = self.functions[name]
         try:
-            found = function(*arguments)
+            found = plain(function)(*arguments)
+            jax.eval_shape(plain(function), *(a.step if isinstance(a, Recorder) else a for a in arguments))
             if "->" in self.called[name]:
                 one, other = found
                 return jnp.asarray(one), jnp.asarray(other)

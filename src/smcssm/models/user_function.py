@@ -103,9 +103,9 @@ class MatrixFunction(eqx.Module):
         return {key: _known(value) for key, value in seen[0].items()}, frozenset(reads)
 
     def _call(self, theta: Theta, step: Any) -> dict[str, Any]:
-        own = {name: theta[name] for name in self.names}
+        own, function = {name: theta[name] for name in self.names}, plain(self.function)
         try:
-            return dict(self.finish(self.function(own, step) if self.takes_step else self.function(own)))
+            return dict(self.finish(function(own, step) if self.takes_step else function(own)))
         except ModelError as error:
             raise ModelError(f"{self.label}: {error}") from error
         except Exception as error:
@@ -124,10 +124,22 @@ class Recorder:
     def __init__(self, step: Step, reads: set[str]) -> None:
         self._step, self._reads = step, reads
 
+    @property
+    def step(self) -> Step:
+        """Unwatched."""
+        return self._step
+
     def __getattr__(self, field: str) -> Any:
         value = getattr(self._step, field)
         self._reads.add(field)
         return value
+
+
+def plain(function: Callable) -> Callable:
+    """Without ``jax.jit``, under which nobody sees what a function reads."""
+    while isinstance(function, jax.stages.Wrapped) and (inside := getattr(function, "__wrapped__", None)) is not None:
+        function = inside
+    return function
 
 
 def _takes_step(function: Callable) -> bool:

@@ -26,6 +26,7 @@ from smcssm.errors import ModelError
 from smcssm.smc2.population import SMC2, Stream, at_particles, particles, stream
 
 POINTS = 4
+EACH = 4  # series for each point
 PATHS = 64  # of regimes; but two rows there are always
 CLOSE = 1e-5  # relative; hyperparameters may be 1e-6 from themselves after they were unconstrained and constrained
 
@@ -58,8 +59,8 @@ def check_model(smc: SMC2, z: Float[np.ndarray, "z p n"], swaps: Int[np.ndarray,
     Raises:
         ModelError: naming two regimes that the model tells apart.
     """
-    key = jax.random.key_data(jax.random.split(jax.random.key(0), 2 * z.shape[1]))
-    given, rows = (key, jnp.repeat(z, 2, axis=1), jnp.asarray(swaps)), _rows(smc, z.shape[1], len(swaps))
+    key = jax.random.key_data(jax.random.split(jax.random.key(0), EACH * z.shape[1]))
+    given, rows = (key, jnp.repeat(z, EACH, axis=1), jnp.asarray(swaps)), _rows(smc, z.shape[1], len(swaps))
     try:
         told = compiled_once(_followed, smc)(*given, rows)
     except Exception:  # of functions that cannot do without a noise_sd
@@ -82,7 +83,7 @@ def compiled_once(function: Callable[..., Any], smc: SMC2) -> Callable[..., Any]
 
 
 def _rows(smc: SMC2, points: int, K: int) -> Observation:
-    """Records without values, ``[t, ..., s]``: two series for each point, one of them with irregular time and gaps."""
+    """Records without values, ``[t, ..., s]``: of the series for each point every other has irregular time and gaps."""
     model, T = smc.filter.model, max(t for t in (2, 3, 4) if t == 2 or K ** (t - 1) <= PATHS)
     ny, nv, t = len(model.channel_names), len(model.input_names), np.arange(T)
     plain, odd = (t > 0).astype(float), np.array([0.0, 0.5, 2.0, 0.25])[:T]
@@ -91,10 +92,10 @@ def _rows(smc: SMC2, points: int, K: int) -> Observation:
     gap[T // 2, : max(1, ny // 2)] = False
 
     def both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return np.tile(np.stack([one, other], axis=-1), points)
+        return np.tile(np.stack([one, other], axis=-1), EACH // 2 * points)
 
     return Observation(
-        y=np.zeros((T, ny, 2 * points)),
+        y=np.zeros((T, ny, EACH * points)),
         mask=both(np.ones((T, ny), bool), gap),
         dt=both(plain, odd if model.continuous_time else plain),
         index=both(t, 5 * t),
@@ -132,12 +133,13 @@ def _drawn(
 ) -> tuple[PyTree, Float[Array, "y s"]]:
     """A value of every channel, from the model under its own names.
 
-    Where the model cannot draw they are small counts, which most laws know.
+    Where the model cannot draw they are small counts, or fractions in half of the series: most laws know one of them.
     """
     try:
         state, _, y = inner.simulate(key, params, state, at_particles(obs))
     except ModelError:
-        return state, ((obs.index + 2)[None] + jnp.arange(len(obs.y))[:, None]) % 3.0
+        counts = ((obs.index + 2)[None] + jnp.arange(len(obs.y))[:, None]) % 3.0
+        return state, jnp.where(jnp.arange(counts.shape[1]) % EACH < EACH // 2, counts, 0.25 * (counts + 1))
     return state, y[..., 0]
 
 
