@@ -197,6 +197,17 @@ def test_exact_observations_are_filtered_row_by_row():
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_a_particle_that_is_nan_takes_none_of_the_others_row_by_row():
+    """Their numbers stay the same to the last bit, and are those of blocks."""
+    rows, arrays = records(*observations()), battery()
+    before, one_by_one = (np.asarray(filtered(as_arrays(arrays), rows, blocks)[1][1]) for blocks in (BLOCKS, 1))
+    arrays["chol_Q"][..., 0] = np.nan
+    after = np.asarray(filtered(as_arrays(arrays), rows, BLOCKS)[1][1])
+    assert np.isnan(after[-1, :, 0]).all()
+    np.testing.assert_array_equal(after[..., 1:], before[..., 1:])
+    assert (before[..., 1:] != one_by_one[..., 1:]).any()
+
+
 def test_an_explosive_state_without_noise():
     """Given the state before it a block's mean moves with 3^t, beyond all numbers; the filter stays small."""
 

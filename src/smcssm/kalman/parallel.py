@@ -17,7 +17,7 @@ Sarkka & Garcia-Fernandez (2021, doi:10.1109/TAC.2020.2976316); square roots: Ya
 Only moments come from the scan. Likelihoods come from 3, one update per row, so that they are as accurate as those of
 the sequential filter, of which this has the signature. Blocks lie on the series axis. A row whose innovation covariance
 is singular once x_0 is known (an exact observation, say) has no element, and that of an explosive state without noise
-grows beyond all numbers; where one is met, all is filtered row by row.
+grows beyond all numbers; where one is met, all is filtered row by row, but for particles that are NaN to begin with.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def in_blocks(
     of_block, many, start = fold(rows, B), repeat(params, B), repeat(belief, B)
     element = _elements(system, many, start, of_block, B)
     starts = _starts(element, start, B)
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(starts)]
+    usable = element.exists & ~_any(lambda a: ~jnp.isfinite(a), starts)
+    lost = _any(jnp.isnan, (many, start))  # from the start: nothing is to be saved by going row by row
 
     def together() -> tuple[Gaussian, PyTree]:
         ends, kept = through(many, starts, of_block, B)
@@ -95,7 +96,12 @@ def in_blocks(
     def in_turn() -> tuple[Gaussian, PyTree]:
         return through(params, belief, rows, 1)
 
-    return jax.lax.cond(jnp.all(element.exists) & reduce(operator.and_, finite), together, in_turn)
+    return jax.lax.cond(jnp.all(usable | lost), together, in_turn)
+
+
+def _any(is_so: Callable[[Array], Array], tree: PyTree) -> Bool[Array, "s n"]:
+    """Particles with any number that is so."""
+    return reduce(operator.or_, [jnp.any(is_so(a), axis=tuple(range(a.ndim - 2))) for a in jax.tree.leaves(tree)])
 
 
 def blocks_for(n_rows: int, particles: int = 1) -> int:
