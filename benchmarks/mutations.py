@@ -51,8 +51,8 @@ MUTATIONS = (
     Mutation(
         "the last observation counts twice in a move",
         "smc2/challengers.py",
-        "settled, pending = jax.lax.fori_loop(0, chunk.length, body, (c.log_lik, c.pending))",
-        "settled, pending = jax.lax.fori_loop(0, chunk.length, body, (c.log_lik, c.pending))\n"
+        "settled, pending = jax.lax.fori_loop(0, -(-chunk.length // AT_ONCE), some, (c.log_lik, c.pending))",
+        "settled, pending = jax.lax.fori_loop(0, -(-chunk.length // AT_ONCE), some, (c.log_lik, c.pending))\n"
         "    settled = settled + increments[chunk.length - 1]",
         "tests/test_engine.py::test_replay_equals_what_every_particle_carries[float64]",
     ),
