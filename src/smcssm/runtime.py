@@ -31,7 +31,7 @@ from smcssm.smc2.adapt import compiled
 from smcssm.smc2.late import revise
 from smcssm.smc2.population import SMC2, Population, init, prior_draws
 from smcssm.smc2.report import Row, recorded_quantiles, unpack
-from smcssm.smc2.step import advance, reported, with_stepped
+from smcssm.smc2.step import advance, reported, row_at, with_stepped
 from smcssm.smc2.warm import warm_start
 
 BLOCK = 64
@@ -168,7 +168,7 @@ class Runtime:
         rows, due = unpack(np.asarray(report), len(self.channels), self.n_series)
         done, last = len(rows.ess), rows.status[-1]
         if (lost := np.isnan(rows.log_evidence[-1])).any():
-            self._complain(part, done - 1, taken, taken.belief, [_row(part, done - 1)], lost)
+            self._complain(part, done - 1, taken, taken.belief, [row_at(part, done - 1)], lost)
         if self.smc.impossible == "error" and (last == Status.IMPOSSIBLE).any():
             self._refuse(part, done - 1, "has likelihood zero for every particle")
         self.history.append(without(part, rows.status == Status.IMPOSSIBLE), self._kept(done), rows.pooled, times)
@@ -222,7 +222,7 @@ class Runtime:
         impossible, why = row.status == Status.IMPOSSIBLE, "has likelihood zero for every particle"
         if (lost := np.isnan(row.log_evidence[-1])).any():
             assert population.lag is not None
-            each = [_row(rows, j) for j in range(int(counts[0]))]
+            each = [row_at(rows, j) for j in range(int(counts[0]))]
             self._complain(part, 0, population, population.lag.belief, each, lost)
         history.truncate(length)
         history.append(part, 1, row.pooled, times)
@@ -396,10 +396,6 @@ def _begun_with(closing: Any, population: Population, pending: PyTree, row: Row,
         return population, pending, row, move
     row.status[-1] = np.maximum(row.status[-1], closing.status)
     return population, pending, row, closing if move is None else move.following(closing)
-
-
-def _row(block: Observation, i: int) -> Observation:
-    return jax.tree.map(lambda leaf: leaf[i], block)
 
 
 def _join(reports: list, evidence: np.ndarray, n_series: int) -> Rows:

@@ -225,21 +225,21 @@ def advance(
     observation, how many were processed, and which series are due, in one array, for one transfer (see ``unpack``).
     ``trailing`` are the rows that leave the horizon meanwhile, and whether there is one; None without a horizon.
     """
-    shape = jax.eval_shape(lambda p, o: observe(smc, p, o)[1], population, _row(block, 0))
+    shape = jax.eval_shape(lambda p, o: observe(smc, p, o)[1], population, row_at(block, 0))
     rows = jax.tree.map(lambda leaf: jnp.zeros((block.dt.shape[0], *leaf.shape), leaf.dtype), shape)
 
     def go_on(carry: tuple) -> Bool[Array, ""]:
         i, _, _, rows, due = carry
-        last = _row(rows, jnp.maximum(i - 1, 0))
+        last = row_at(rows, jnp.maximum(i - 1, 0))
         stuck = (i > 0) & jnp.any((last.status == Status.IMPOSSIBLE) | jnp.isnan(last.log_evidence))
         return (i < count) & ~jnp.any(due) & ~stuck
 
     def body(carry: tuple) -> tuple:
         i, state, pending, rows, _ = carry
-        obs = _row(block, i)
+        obs = row_at(block, i)
         new, row = observe(smc, with_stepped(population, state), obs)
-        new = new if trailing is None else trail(smc, new, *_row(trailing, i))
-        pending = smc.schedule.advance(smc, pending, new, row, _row(feed, i))
+        new = new if trailing is None else trail(smc, new, *row_at(trailing, i))
+        pending = smc.schedule.advance(smc, pending, new, row, row_at(feed, i))
         rows = jax.tree.map(lambda buffer, value: buffer.at[i].set(value), rows, row)
         return i + 1, stepped(new), pending, rows, smc.schedule.due(smc, pending, new)
 
@@ -274,5 +274,6 @@ def with_stepped(population: Population, state: tuple) -> Population:
     return replace(population, **dict(zip(STEPPED, state, strict=True)))
 
 
-def _row(block: PyTree, i: Int[Array, ""] | int) -> PyTree:
+def row_at(block: PyTree, i: Int[Array, ""] | int) -> PyTree:
+    """One row of many."""
     return jax.tree.map(lambda leaf: leaf[i], block)
