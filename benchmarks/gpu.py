@@ -79,9 +79,11 @@ def population_step(name: str, series: int, n: int, dtype: str) -> dict[str, Any
     def many(population: Population, obs: Any, noise: Any) -> Any:
         def step(i: Any, state: Any) -> Any:
             row = replace(obs, y=noise[i].astype(obs.y.dtype))
-            return stepped(observe(smc, with_stepped(population, state), row)[0])
+            new, told = observe(smc, with_stepped(population, state[0]), row)
+            return stepped(new), told  # kept, or else it would not be computed
 
-        return jax.lax.fori_loop(0, STEPS, step, stepped(population))
+        _, told = jax.eval_shape(lambda: observe(smc, population, obs))
+        return jax.lax.fori_loop(0, STEPS, step, (stepped(population), jax.tree.map(jnp.zeros_like, told)))
 
     with jax.enable_x64(True):
         obs = jax.tree.map(jnp.asarray, blank)
@@ -97,7 +99,7 @@ def rows(quick: bool) -> list[dict[str, Any]]:
     device = jax.devices()[0]
     copy = copy_bandwidth(2**26 if quick else 2**30)
     out: list[dict[str, Any]] = [{"what": f"copy on {device.device_kind}", "unit": "GB/s", "ours": copy / 1e9}]
-    shapes = [(1, 20_000), (64, 256)] if quick else [(1, 1_000_000), (1000, 128), (2048, 512)]
+    shapes = [(1, 20_000), (64, 256)] if quick else [(1, 1_000_000), (100, 100), (1000, 128), (2048, 512)]
     for dtype in ("float32", "float64"):
         for name in list(MODELS)[: 2 if quick else None]:
             for series, n in shapes:

@@ -109,6 +109,7 @@ def study(
                 "seconds": seconds,
                 "ESS of the truth": ess,
             }
+            print(f"{name:10s} d = {d:2d}  " + "  ".join(f"{k} {v:.3g}" for k, v in row.items()), flush=True)
             yield name, d, {k: float(v) for k, v in row.items()}
 
 
@@ -134,10 +135,8 @@ def main() -> None:
     parser.add_argument("--budget", type=int)
     a = parser.parse_args()
     paced = ss.Paced() if a.budget is None else ss.Paced(budget=a.budget)
-    found = {}
-    for name, d, row in study(paced, a.dimensions, a.length, a.seeds, a.particles):
-        found[f"{name} d={d}"] = row
-        print(f"{name:10s} d = {d:2d}  " + "  ".join(f"{k} {v:.3g}" for k, v in row.items()), flush=True)
+    rows = study(paced, a.dimensions, a.length, a.seeds, a.particles)
+    found = {f"{name} d={d}": row for name, d, row in rows}
     if a.json:
         a.json.write_text(json.dumps(found, indent=1))
 

@@ -6,26 +6,33 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
 
 def normalise(log_weight: Float[Array, "... n"]) -> Float[Array, "... n"]:
     """Weights that sum to one."""
-    return jax.nn.softmax(log_weight, axis=-1)
+    w, _ = _scaled(log_weight)
+    return w / jnp.sum(w, axis=-1, keepdims=True)
 
 
 def log_mean_weight(log_weight: Float[Array, "... n"]) -> Float[Array, "..."]:
     """Log of the mean unnormalised weight; -inf when every weight is zero."""
-    return logsumexp(log_weight, axis=-1) - jnp.log(log_weight.shape[-1])
+    w, top = _scaled(log_weight)
+    return jnp.log(jnp.sum(w, axis=-1)) + top[..., 0] - jnp.log(log_weight.shape[-1])
 
 
 def effective_sample_size(log_weight: Float[Array, "... n"]) -> Float[Array, "..."]:
     """1 / sum of squared normalised weights (Kong, Liu & Wong 1994); 0 when every weight is zero."""
-    top = jnp.max(log_weight, axis=-1, keepdims=True)
-    w = jnp.exp(log_weight - jnp.where(jnp.isfinite(top), top, 0.0))
+    w, _ = _scaled(log_weight)
     total, squares = jnp.sum(w, axis=-1), jnp.sum(w * w, axis=-1)
     return jnp.where(squares > 0, total**2 / jnp.where(squares > 0, squares, 1.0), 0.0)
+
+
+def _scaled(log_weight: Float[Array, "... n"]) -> tuple[Float[Array, "... n"], Float[Array, "... 1"]]:
+    """Weights over the largest, and its logarithm: the same expression for all three, which XLA computes once."""
+    top = jax.lax.stop_gradient(jnp.max(log_weight, axis=-1, keepdims=True))
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    return jnp.exp(log_weight - top), top
 
 
 def distinct_sample_size(z: Float[Array, " n"], weight: Float[Array, " n"]) -> Float[Array, ""]:
