@@ -3,7 +3,10 @@
 Here workers are objects in this process, and end as they are told to; on Ray they are processes (`test_ray.py`).
 """
 
+import contextlib
 import itertools
+import random
+import sys
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -12,7 +15,7 @@ import pytest
 
 import smcssm as ss
 import test_fleet
-from smcssm.distributed import driver, handover
+from smcssm.distributed import crew, driver, handover, line
 from smcssm.distributed.pool import Lost, Pool
 from smcssm.distributed.shard import FencedError, incarnations
 from smcssm.distributed.worker import Worker
@@ -159,15 +162,14 @@ def test_the_dead_may_come_back(tmp_path, pool, whole, monkeypatch):
     """A worker that was given up goes on writing: into a folder that nobody reads."""
     fleet = made(tmp_path / "s")
     told = feed(fleet, 0, 8)
-    crew = fleet._crew
-    zombie, line = crew.workers[0], crew.lines[0]
-    before = line.incarnation
+    workers = fleet._crew
+    zombie, before = workers.workers[0], workers.lines[0].incarnation
     with monkeypatch.context() as patch:
         patch.setattr(handover, "_copy", full)
         with pytest.raises(JournalError, match=r"000001 cannot be copied to .*000002: No space"):
-            crew._replace({0}, "thought to be lost")
+            workers._replace({0}, "thought to be lost")
     assert len(list((tmp_path / "s" / "shard-00000").iterdir())) == 1
-    crew._open()
+    workers._open()
     shard = zombie._shards[0]
     with pytest.raises(FencedError, match="incarnation 3 has taken over from 1"):
         zombie.take(0, before, 8, _rows(8), False)
@@ -175,7 +177,7 @@ def test_the_dead_may_come_back(tmp_path, pool, whole, monkeypatch):
     told += feed(fleet, 8, ROWS)
     assert_same(fleet, told, whole)
     with pytest.raises(FencedError, match="does not serve incarnation 1"):
-        crew.workers[0].ask(0, before, len)
+        workers.workers[0].ask(0, before, len)
 
 
 def test_a_sync_that_fails(tmp_path, pool, whole, monkeypatch):
@@ -309,3 +311,44 @@ def test_what_ray_says_of_a_process_that_is_gone():
     for name in names[1:]:
         with pytest.raises(Lost, match=r"^said so$"):
             pool.result(name)
+
+
+class Interrupts:
+    """Ctrl-C at some line of the driver's files; ``seen`` are the lines where it was pressed."""
+
+    def __init__(self):
+        self.files, self.seen = {module.__file__ for module in (driver, crew, line)}, set()
+        self.random = random.Random(1)
+
+    def attempt(self, call):
+        self.left = self.random.randrange(250)
+        sys.settrace(self.trace)
+        with contextlib.suppress(KeyboardInterrupt):
+            call()
+        sys.settrace(None)
+
+    def trace(self, frame, event, _):
+        if frame.f_code.co_filename not in self.files:
+            return None
+        self.left -= event == "line"
+        if self.left == 0:
+            self.seen.add((frame.f_code.co_name, frame.f_lineno))
+            raise KeyboardInterrupt
+        return self.trace
+
+
+def test_a_driver_that_is_interrupted_anywhere(tmp_path, pool, whole):
+    """``fleet.rows`` says whether a row was taken: by all shards or by none."""
+    fleet, interrupts = made(tmp_path / "s", buffer=4, journal=Journal("", fsync=1e9)), Interrupts()
+    for i in range(ROWS):
+        if i == 16:
+            interrupts.attempt(lambda: fleet.release(11))
+            fleet.release(11)
+        while fleet.rows == i:
+            interrupts.attempt(lambda i=i: fleet.step(Y[i], REPORTED[i]))
+            interrupts.attempt(lambda i=i: fleet.rescale(1 + i % 2))
+            assert len(fleet.status()) == 16
+    assert fleet.rows == ROWS
+    assert fleet.log_evidence.tobytes() == whole[1].tobytes()
+    assert fleet.summary().equals(whole[2])
+    assert len(interrupts.seen) > 20

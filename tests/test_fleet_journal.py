@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,18 @@ def whole():
     feed(made, 0, ROWS)
     assert made.status()["quarantine"].eq("").all()
     return made
+
+
+def test_a_release_of_none_is_no_row(tmp_path):
+    """A shard's record where the series to be released are all in other shards."""
+    made = fleet(journal=Journal(tmp_path / "j", checkpoint_every=1e9))
+    feed(made, 0, 4)
+    made._release(np.zeros(len(NAMES), bool))
+    feed(made, 4, 6)
+    shutil.copytree(tmp_path / "j", tmp_path / "killed")
+    again = ss.Fleet.open(tmp_path / "killed", MODEL)
+    assert (again.rows, again._runtime.state.length) == (6, 7)
+    assert_same(again, made)
 
 
 LONGER = [pytest.param(c, marks=pytest.mark.slow) for c in ("sound", "none")]

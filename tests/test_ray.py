@@ -49,10 +49,14 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def whole():
+    return uninterrupted()
+
+
+def uninterrupted(**options):
     """What fleets that were never interrupted say: one for each shard, in this process."""
     parts = []
     for a in range(0, 16, 4):
-        fleet = ss.Fleet(MODEL, series=NAMES[a : a + 4], first=a, **OPTIONS)
+        fleet = ss.Fleet(MODEL, series=NAMES[a : a + 4], first=a, **OPTIONS | options)
         infos = fleet.update(Y[:, a : a + 4], reported=REPORTED[:, a : a + 4])
         parts.append((infos, fleet.log_evidence, fleet.summary()))
     infos, evidence, summary = zip(*parts, strict=True)
@@ -112,6 +116,24 @@ def test_workers_and_machines_that_are_killed(tmp_path, cluster, whole):
 
 def _node_of(worker):
     return ray.get(worker.__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id()))
+
+
+def test_challengers_on_their_way_when_a_worker_is_lost(tmp_path, cluster):
+    """`Paced`: with a checkpoint in the midst of a cycle, and again on fewer workers."""
+    options = dict(move=ss.moves.Metropolis("independent"), schedule=ss.Paced(budget=2))
+    whole = uninterrupted(**options)
+    fleet = made(tmp_path / "s", journal=Journal("", checkpoint_rows=7), **options)
+    told = feed(fleet, 0, 25)
+    on_their_way = fleet._ask(lambda shard: bool(np.any(shard._runtime.state.pending.active)))
+    assert any(on_their_way)
+    os.kill(ray.get(pids(fleet))[0], signal.SIGKILL)
+    told += feed(fleet, 25, 33)
+    assert fleet.lost == 1
+    fleet.rescale(1)
+    told += feed(fleet, 33, ROWS)
+    assert_same(fleet, told, whole)
+    assert whole[0].moved[12:].any()  # histories of more than 8 rows are not moved over at once
+    fleet.close()
 
 
 def test_a_worker_that_hangs_and_comes_back(tmp_path, cluster, whole):

@@ -45,6 +45,7 @@ class Crew:
         self.lines = [Line(part, i % n_workers, n) for i, (part, n) in enumerate(zip(parts, incarnations, strict=True))]
         self.lost = 0
         self._refs: list[deque[Any]] = [deque() for _ in parts]
+        self._given: tuple[int, list[tuple[int, Any]]] = (0, [])
         self._closed: dict[int, int | None] = {i: None for i in range(len(parts))}
         self._open(found=True)
         while len(lengths := {line.replied for line in self.lines}) > 1:
@@ -63,8 +64,7 @@ class Crew:
         Raises:
             SmcssmError: a shard could not take it; it waits in the buffer, and is sent again with the next call.
         """
-        for line, what in zip(self.lines, whats, strict=True):
-            line.accept(what, length)
+        self._given = length, [(line.end, what) for line, what in zip(self.lines, whats, strict=True)]
         told = self.run()
         return [told[i][line.end - length] for i, line in enumerate(self.lines)]
 
@@ -107,7 +107,11 @@ class Crew:
             )
 
     def _recover(self) -> None:
-        """After an interrupt: of which calls the answers were lost is not known."""
+        """All shards have the last call, whatever was interrupted; of which calls answers were lost is not known."""
+        length, given = self._given
+        for line, (end, what) in zip(self.lines, given, strict=False):
+            if line.end == end:
+                line.accept(what, length)
         for i, line in enumerate(self.lines):
             if len(line.flight) != len(self._refs[i]):
                 self._refs[i].clear()
@@ -180,14 +184,13 @@ class Crew:
             else:
                 moving.append(i)
         self.close(moving)
-        more_of_them = [self.pool.start() for _ in range(n_workers - len(self.workers))]
-        spare, self.workers = self.workers[n_workers:], self.workers[:n_workers] + more_of_them
+        while len(self.workers) < n_workers:
+            self.workers.append(self.pool.start())
         for i in moving:
-            line = self.lines[i]
-            line.worker = load.index(min(load))
-            load[line.worker] += 1
-        for worker in spare:
-            self.pool.stop(worker)
+            self.lines[i].worker = place = load.index(min(load))
+            load[place] += 1
+        while len(self.workers) > n_workers:
+            self.pool.stop(self.workers.pop())
         self._open()
 
     def close(self, shards: list[int]) -> None:
@@ -203,9 +206,8 @@ class Crew:
         """All shards safe, all workers gone."""
         self.run()
         self.close(list(range(len(self.lines))))
-        workers, self.workers = self.workers, []
-        for worker in workers:
-            self.pool.stop(worker)
+        while self.workers:
+            self.pool.stop(self.workers.pop())
 
     def _call(self, line: Line, method: str, *arguments: Any) -> Any:
         return self.pool.call(self.workers[line.worker], method, line.part.number, line.incarnation, *arguments)
@@ -263,7 +265,7 @@ class Crew:
 
     def _opened(self, line: Line, answer: Answer, found: bool) -> None:
         if found:
-            line.end = line.replied = answer.length
+            line.replied = answer.length
         elif answer.length < line.durable or not line.rewind(answer.length):
             raise JournalError(
                 f"the storage of shard {line.part.number} has lost records: it has {answer.length}, and {line.durable} "

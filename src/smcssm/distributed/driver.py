@@ -147,6 +147,7 @@ class RayFleet:
         self._seen = Seen(np.concatenate(taken), np.concatenate(last) if known else None, zone[0])
         self._quarantine, self._layout, self._rows = np.concatenate(quarantine), layout[0], rows[0]
         self._timed: str | bool | None = bool(self._rows) and (known[0].dtype.kind if known else None)
+        self._unsure = False  # whether a call was interrupted since
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[Crew]:
@@ -154,6 +155,8 @@ class RayFleet:
         with alone(self._crew):
             if not self._crew.workers:
                 raise JournalError(f"this fleet has let {self.path} go: ss.RayFleet.open resumes it")
+            if self._unsure:
+                self._look()
             yield self._crew
 
     def _ask(self, question: Callable[[Any], Any]) -> list[Any]:
@@ -219,7 +222,8 @@ class RayFleet:
 
     def _send(self, block: Block) -> FleetInfo:
         """Rows that count from now on, whatever happens to workers or disks."""
-        self._seen, before = self._check(block), self._quarantine
+        seen, before, self._unsure = self._check(block), self._quarantine, True
+        self._seen = seen
         self._rows += len(block.y)
         self._layout = Layout(block.noise_sd is not None, exposure=False)
         self._timed = None if block.stamps is None else block.stamps.dtype.kind
@@ -227,7 +231,8 @@ class RayFleet:
         told = joined(self._crew.send(parts, len(block.y)), self.names, 1)
         refused = (block.reported & (before == 0) & ~told.taken).any(axis=0)
         self._quarantine = np.where(refused, told.status[-1], before)
-        self._seen = self._seen._replace(taken=told.t[-1])
+        self._seen = seen._replace(taken=told.t[-1])
+        self._unsure = False
         return told
 
     def _check(self, block: Block) -> Seen:
@@ -255,6 +260,7 @@ class RayFleet:
         chosen[[self._place(name) for name in some_of(series)]] = True
         with self._working() as crew:
             if (chosen & (self._quarantine != 0)).any():
+                self._unsure = True
                 crew.send([chosen[a:b] for a, b in itertools.pairwise(self._edges)], 1)
                 self._look()
 

@@ -129,7 +129,9 @@ class Shard:
         return store
 
     def _check_fence(self) -> None:
-        if (newest := incarnations(self.folder)[-1]) > self.incarnation:
+        if not (found := incarnations(self.folder)):
+            raise JournalError(f"{self.folder} is gone: nothing can be written there")
+        if (newest := found[-1]) > self.incarnation:
             raise FencedError(f"{self.folder}: incarnation {newest} has taken over from {self.incarnation}")
 
 

@@ -2,7 +2,8 @@
 
     y reported inputs noise_sd time    as given; values of a series that did not report are nothing
     taken mask dt surprising           which series took it, what was left of it then, the time since their last one
-    released                           a record of no row: these series left quarantine
+    released                           a record of no row: these series left quarantine, maybe none of them, and
+                                       ``surprising`` marks it, which series that took nothing never are
 
 What was given lets rows be taken once more; what became of it gives back the histories of series without that.
 """
@@ -53,7 +54,7 @@ def columns(block: Block, outcomes: Sequence[Outcome]) -> Columns:
 def release_of(store: Store, series: Bool[np.ndarray, " s"]) -> Columns:
     """The record that series were released, in the columns of a journal that has rows."""
     blank = {name: np.zeros_like(column) for name, column in store.read(0, 1).items()}
-    return blank | {RELEASED: series[None]}
+    return blank | {RELEASED: series[None], "surprising": np.ones_like(series[None])}
 
 
 def block_of(rows: Columns, zone: str | None) -> Block:
@@ -73,7 +74,7 @@ def calls(store: Store, start: int, zone: str | None) -> Iterator[tuple[Block | 
     """What was done from record ``start`` on: blocks of rows, or None and the series that were released."""
     while start < len(store):
         rows = store.read(start, min(start + SEGMENT, len(store)))
-        marks = np.flatnonzero(rows[RELEASED].any(axis=1))
+        marks = np.flatnonzero((rows[RELEASED] | (rows["surprising"] & ~rows["taken"])).any(axis=1))
         count = int(marks[0]) if len(marks) else len(rows["y"])
         yield (block_of({n: c[:count] for n, c in rows.items()}, zone) if count else None), rows[RELEASED][0]
         start += max(count, 1)
