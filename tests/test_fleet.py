@@ -1,7 +1,9 @@
 """A fleet is as many engines: the same moves, ancestors and numbers; what one series cannot take concerns it alone."""
 
+import copy
 import importlib.util
 import logging
+import pickle
 
 import jax
 import numpy as np
@@ -105,6 +107,14 @@ def test_scores_are_those_of_engines(run):
     scores = made.scores()
     for name, engine in zip(NAMES, engines, strict=True):
         np.testing.assert_allclose(scores.loc[name].astype(float), engine.scores().astype(float), rtol=1e-9)
+
+
+def test_copies_go_on_and_pickles_say_what_to_do(run):
+    one, other = copy.copy(run[0]), copy.deepcopy(run[0])
+    np.testing.assert_array_equal(one.step(Y[0]).log_predictive, other.step(Y[0]).log_predictive)
+    np.testing.assert_array_equal(run[0].t + 1, one.t)
+    with pytest.raises(TypeError, match=r"fleet\.copy\(\) copies it in this one"):
+        pickle.dumps(run[0])
 
 
 def test_an_engine_goes_on_as_its_series(run):

@@ -349,3 +349,15 @@ class Fleet:
         new = object.__new__(Fleet)
         new._timing, new._runtime, new._keeper = self._timing, self._runtime.copy(), None
         return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Fleet:
+        return self.copy()
+
+    __copy__ = copy
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a fleet is not pickled, for its model and prior hold functions: journal= and ss.Fleet.open(path, model, "
+            "prior) take it to another process, fleet.copy() copies it in this one, fleet.engine(name).save(path) "
+            "keeps one series"
+        )
