@@ -135,6 +135,16 @@ def test_times_of_the_observations(engine):
     np.testing.assert_array_equal(frame.ahead_x[:1], frame.x[-1:] + np.timedelta64(1, "D"))
 
 
+@pytest.mark.parametrize(
+    ("unit", "said"), [("D", "2024-03-04"), ("m", "2024-03-01 00:03"), ("s", "2024-03-01 00:00:03")]
+)
+def test_the_time_without_needless_zeros(view, unit, said):
+    x = np.datetime64("2024-03-01", "ns") + np.arange(4) * np.timedelta64(1, unit)
+    page = Page("dates", ("y",), ["sigma_level", "sigma_obs"], 0)
+    page.draw(view.frame._replace(steps=view.frame.steps.isel(time=slice(-4, None)), x=x, ahead=None))
+    assert f", {said}: " in page._head.object
+
+
 def test_channels_one_at_a_time(view):
     both = {n: v.isel(channel=[0, 0]) if "channel" in v.dims else v for n, v in view.frame.steps.items()}
     steps = xr.Dataset(both).assign_coords(channel=["north", "south"])
