@@ -27,7 +27,7 @@ def number(what: str, value: Any, told: str, good: Callable[[Any], bool]) -> flo
 def guess(name: str, known: Iterable[str]) -> str:
     """What was meant by a name that is not known, in brackets; nothing where no name is much like it."""
     spelt = {other.lower(): other for other in known}
-    close = difflib.get_close_matches(name.lower(), spelt, 1)
+    close = difflib.get_close_matches(name.lower(), spelt, 1, 0.7)
     return f" (did you mean {spelt[close[0]]!r}?)" if close else ""
 
 
