@@ -256,6 +256,8 @@ def test_complaints(one, three_runs, monkeypatch):
         plots.moves(fresh)
     with pytest.raises(ModelError, match="record"):
         plots.moves(small.level(record=None))
+    with pytest.raises(InputError, match=r"got list; of a fleet: fleet\.engine\(name\)"):
+        plots._recorded([one], None)  # the pictures themselves are checked for types here
     with pytest.raises(InputError, match="north, south"):
         plots.forecast_fan(three_runs, channel="west")
     with pytest.raises(InputError, match="at least one"):

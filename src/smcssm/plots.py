@@ -248,8 +248,10 @@ def model_probabilities(
     return figure
 
 
-def _recorded(engine: Engine, last: int | None) -> xr.Dataset:
+def _recorded(engine: Engine | Any, last: int | None) -> xr.Dataset:
     """The record of the last steps; of at least one."""
+    if not isinstance(engine, Engine):
+        raise InputError(f"expected an engine, got {type(engine).__name__}; of a fleet: fleet.engine(name)")
     steps = engine.record
     if not steps.sizes["time"]:
         raise InputError("there is nothing to draw: the engine has taken no observation yet")
