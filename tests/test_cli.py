@@ -1,6 +1,7 @@
 """The command line and what a newcomer sees first: messages, pipes, the names of the package."""
 
 import ast
+import io
 import json
 import math
 import re
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import smcssm as ss
 from smcssm.cli import app, catalogue, session
+from smcssm.cli.board import Board
 from smcssm.cli.clock import Grid
 from smcssm.cli.rows import Columns, Row, format_of, rows
 from smcssm.grid import told
@@ -83,7 +86,7 @@ def test_a_short_name_is_the_model(spec, model):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("levle+noise", "there is no 'levle'; models: local-level.*components.*level, trend"),
+        ("levle+noise", r"no 'levle' \(did you mean 'level'\?\); models: local-level.*components.*level, trend"),
         ("level+seasonal", "write seasonal:PERIOD, for example seasonal:4; got 'seasonal'"),
         ("level+seasonal:12:3", "write seasonal:PERIOD"),
         ("level+seasonal:", "write seasonal:PERIOD"),
@@ -459,6 +462,7 @@ def test_channels_by_column(tmp_path):
     ("text", "arguments", "code", "message"),
     [
         ("a,b\n1,2\n", LEVEL, 2, "no column 'temp': the columns are a, b"),
+        ("Temp,b\n1,2\n", LEVEL, 2, "no column 'temp' (did you mean 'Temp'?): the columns are Temp, b"),
         ("", LEVEL, 1, "no observation was taken"),
         ("temp\n", LEVEL, 1, "no observation was taken"),
         ("temp\nx\ny\n", LEVEL, 1, "no observation was taken"),
@@ -466,7 +470,7 @@ def test_channels_by_column(tmp_path):
         ("temp\nnan\n", ["--scale", "1", *LEVEL[:4]], 2, "no value to start from: give --initial-mean"),
         ("temp;b\n4,1;1\n4,2;1\n", LEVEL, 1, "line 2: temp: expected a number, got '4,1'; the decimal sign is a point"),
         ("temp\n2020-01-01\n", LEVEL, 1, "got '2020-01-01'; a column of times goes to --time"),
-        ("temp,t\n1,1/3/20\n", [*LEVEL, "--time", "t"], 1, "got '1/3/20'; one such is 2026-03-31 14:00"),
+        ("temp,t\n1,1/3/20\n", [*LEVEL, "--time", "t"], 1, "one such is 2026-03-31 14:00. Where every line"),
         ("temp\n1\n", [*LEVEL, "--time-unit", "1h"], 2, "--time-unit: give --time"),
         ("temp\n1\n", [*LEVEL, "--time", "t", "--time-unit", "h1"], 2, "expected a length of time"),
         ("temp\n1\n", [*LEVEL, "--time", "t", "--time-unit", "1h", "--model", "ar:1"], 2, "holds for any gap"),
@@ -538,8 +542,25 @@ def test_nobody_reads_on(tmp_path):
 def test_a_live_table_keeps_up(tmp_path):
     result = run("stream", write(tmp_path, csv(Y)), *LEVEL, "--live")
     assert [row["t"] for row in lines(result)] == list(range(1, 11))
-    for text in ("after observation 10", "no alarm", "sigma_level", "next observation", "▁", "log evidence"):
+    for text in ("temp  ", "after observation 10", "no alarm", "sigma_level", "next observation", "▁", "log evidence"):
         assert text in result.stderr
+
+
+def test_a_small_terminal_is_kept(monkeypatch):
+    """States that do not fit give way: ESS, alarms, posterior and forecast stay in sight."""
+    made = catalogue.parse("trend+noise")(catalogue.Start((4.2,), 0.2))
+    twin = ss.Engine(made, made.default_prior(0.2), n_particles=64, seed=0)
+    console = Console(file=io.StringIO(), width=100, height=19, force_terminal=True)
+    board = Board(console, "temp")
+    with console.capture() as said:
+        info = twin.step(4.1)
+        board.monitor.update(info)
+        board._seen.append((4.1, 4.2))
+        console.print(board.render(twin, info, None, 0.0))
+    shown = said.get().splitlines()
+    assert len(shown) <= 18
+    for text in ("temp", "ESS", "no alarm", "sigma_trend", "and 1 more", "next observation"):
+        assert any(text in row for row in shown)
 
 
 # the package ----------------------------------------------------------------------------------------------------------

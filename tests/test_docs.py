@@ -85,6 +85,7 @@ def run(page, folder, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::smcssm.errors.SmcssmWarning")  # 64 particles are few
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto:UserWarning")  # so are 64 draws
 @pytest.mark.parametrize("page", [marked(p) for p in PAGES if "```python" in p.read_text(encoding="utf-8")])
 def test_the_blocks_run(page, tmp_path, monkeypatch, capsys):
     names = run(page, tmp_path, monkeypatch)

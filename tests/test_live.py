@@ -34,6 +34,7 @@ from bokeh.models import ColumnDataSource, Title  # noqa: E402
 
 import browser  # noqa: E402
 from smcssm.watching.page import Page  # noqa: E402
+from smcssm.watching.view import _heard  # noqa: E402
 
 T = 60
 Y = small.walk(T + 10)
@@ -113,6 +114,26 @@ def test_a_notebook_shows_it_too(view):
     view._cells.clear()
 
 
+def test_of_a_notebook_only_the_choice_is_heard(capsys):
+    """Not the echo of each drawing; and what is printed meanwhile stays where it was printed."""
+
+    class Comm:
+        decode = staticmethod(lambda message: dict(message["data"]))
+
+        def _on_msg(self, said):
+            print("a cell speaks")
+            heard.append(said["content"]["events"])
+
+        def send(self, metadata):
+            sent.append(metadata["msg_type"])
+
+    heard, sent, choice = [], [], {"kind": "ModelChanged", "attr": "value", "new": "south"}
+    for events in ([{"kind": "RootAdded"}, {"kind": "ModelChanged", "attr": "data"}], [{"attr": "data"}, choice]):
+        _heard(Comm(), {"data": {"comm_id": "1", "content": {"events": events}}})
+    assert heard == [[choice]] and sent == ["Ready", "Ready"]
+    assert capsys.readouterr().out == "a cell speaks\n"
+
+
 def test_alarms_of_its_own_monitor_and_of_one_that_is_fed():
     engine = small.level(record=100)
     y = np.append(small.walk(30), 60.0)
@@ -133,6 +154,25 @@ def test_times_of_the_observations(engine):
     assert frame.t == engine.t - 1
     np.testing.assert_array_equal(frame.x, day + np.arange(engine.t - 6, engine.t - 1) * np.timedelta64(1, "D"))
     np.testing.assert_array_equal(frame.ahead_x[:1], frame.x[-1:] + np.timedelta64(1, "D"))
+
+
+def test_times_that_the_engine_was_told():
+    engine = small.level(time_unit="1D")
+    when = np.datetime64("2024-03-30", "ns") + np.arange(4) * np.timedelta64(9, "h")
+    engine.update(small.walk(4), time=when, progress=False)
+    frame = Reader(engine, 3, 2).read()
+    np.testing.assert_array_equal(frame.x, when[1:])
+    np.testing.assert_array_equal(frame.ahead_x, when[-1] + np.arange(1, 3) * np.timedelta64(1, "D"))
+
+
+@pytest.mark.parametrize(
+    ("unit", "said"), [("D", "2024-03-04"), ("m", "2024-03-01 00:03"), ("s", "2024-03-01 00:00:03")]
+)
+def test_the_time_without_needless_zeros(view, unit, said):
+    x = np.datetime64("2024-03-01", "ns") + np.arange(4) * np.timedelta64(1, unit)
+    page = Page("dates", ("y",), ["sigma_level", "sigma_obs"], 0)
+    page.draw(view.frame._replace(steps=view.frame.steps.isel(time=slice(-4, None)), x=x, ahead_x=x[:0], ahead=None))
+    assert f", {said}: " in page._head.object
 
 
 def test_channels_one_at_a_time(view):

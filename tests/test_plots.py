@@ -16,6 +16,7 @@ from scipy import stats
 import small
 from small import N
 from smcssm import plots
+from smcssm.drawing import digits
 from smcssm.errors import InputError, ModelError
 
 T = 70
@@ -91,6 +92,30 @@ def test_a_vague_start_does_not_flatten_the_picture(one):
     assert one.record["predictive_sd"].values[0, 0] > 900
     low, high = plots.forecast_fan(one).axes[0].get_ylim()
     assert high - low < 50
+
+
+def test_a_single_observation_is_seen():
+    engine = small.level()
+    engine.step(0.7)
+    fan = plots.forecast_fan(engine, h=5).axes[0]
+    low, high = fan.get_ylim()
+    assert high - low < 50  # its own forecast was vague
+    panels = [(fan, "one-step forecast: mean"), (plots.hyperparameters(engine).axes[0], "median")]
+    for ax, name in [*panels, (plots.moves(engine).axes[0], "effective sample size")]:
+        assert line(ax, name).get_marker() == "o"
+        assert not (ax.get_xticks() % 1).any()  # observations are counted
+
+
+def test_many_long_names_leave_room_for_the_picture(one):
+    names = [f"level + seasonal:{k} + noise" for k in (4, 6, 7, 12, 24)]
+    figure = plots.model_probabilities(dict.fromkeys(names, one))
+    figure.canvas.draw()
+    assert figure.axes[0].get_position().width > 0.8
+
+
+@pytest.mark.parametrize("value", [(294.2, "294"), (999.7, "1000"), (54321.0, "54321"), (0.0012345, "0.00123")])
+def test_numbers_for_people(value):
+    assert digits(value[0]) == value[1]
 
 
 @pytest.mark.parametrize("h", [0, 1])
@@ -231,6 +256,8 @@ def test_complaints(one, three_runs, monkeypatch):
         plots.moves(fresh)
     with pytest.raises(ModelError, match="record"):
         plots.moves(small.level(record=None))
+    with pytest.raises(InputError, match=r"got list; of a fleet: fleet\.engine\(name\)"):
+        plots._recorded([one], None)  # the pictures themselves are checked for types here
     with pytest.raises(InputError, match="north, south"):
         plots.forecast_fan(three_runs, channel="west")
     with pytest.raises(InputError, match="at least one"):

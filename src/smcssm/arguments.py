@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from smcssm.errors import ModelError
@@ -21,6 +22,13 @@ def number(what: str, value: Any, told: str, good: Callable[[Any], bool]) -> flo
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not good(value):
         raise ModelError(f"{what}: expected {told}, got {value!r}")
     return float(value)
+
+
+def guess(name: str, known: Iterable[str]) -> str:
+    """What was meant by a name that is not known, in brackets; nothing where no name is much like it."""
+    spelt = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), spelt, 1, 0.7)
+    return f" (did you mean {spelt[close[0]]!r}?)" if close else ""
 
 
 def share(what: str, value: Any) -> float:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DATA, PAST, AHEAD, MARK, FAINT = "#222222", "#0072B2", "#D55E00", "#D55E00", "#767676"
 BAR = "#73B1D7"  # PAST on white, opaque
 Z95 = 1.6448536269514722
+_LINE = 110  # letters that stand beside each other above a panel
 
 
 def new_panels(
@@ -50,14 +51,15 @@ def pyplot() -> Any:
 
 
 def legend(ax: Axes) -> None:
-    """Above the panel, where it covers nothing."""
+    """Above the panel, where it covers nothing; in several rows where the names are many or long."""
     handles, names = ax.get_legend_handles_labels()
+    lengths = [len(name) + 5 for name in names]
     ax.legend(
         handles,
         names,
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
-        ncols=len(names),
+        ncols=len(names) if sum(lengths) <= _LINE else max(1, _LINE // max(lengths)),
         frameon=False,
         fontsize="small",
         borderaxespad=0.2,
@@ -73,6 +75,11 @@ def note(ax: Axes, text: str) -> None:
     ax.annotate(text, **place, ha="right", va="top", fontsize="small", color=FAINT, bbox=box)
 
 
+def digits(value: float, n: int = 3) -> str:
+    """So many significant digits, below a million without an exponent."""
+    return f"{value:.0f}" if 10**n - 0.5 <= abs(value) < 1e6 else f"{value:.{n}g}"
+
+
 def limits(values: np.ndarray) -> tuple[float, float]:
     """Ends of an axis that shows all that is finite."""
     values = values[np.isfinite(values)]
@@ -83,7 +90,8 @@ def limits(values: np.ndarray) -> tuple[float, float]:
 
 def forecast_limits(y: np.ndarray, mean: np.ndarray, sd: np.ndarray, ahead: np.ndarray | None) -> tuple[float, float]:
     """Show all data and the fan; a vague forecast at the start may leave the panel."""
-    usual = sd <= 3 * np.median(sd)
+    widths = sd if ahead is None else np.append(sd, np.ptp(ahead[0]) / (2 * Z95))
+    usual = sd <= 3 * np.quantile(widths, 0.5, method="lower")
     seen = [y, (mean - Z95 * sd)[usual], (mean + Z95 * sd)[usual]]
     return limits(np.concatenate(seen if ahead is None else [*seen, ahead.ravel()]))
 
@@ -102,10 +110,27 @@ def pit_bars(pit: np.ndarray, bins: int | None = None) -> tuple[np.ndarray, floa
     return np.histogram(pit, k, (0.0, 1.0))[0], len(pit) / k, (float(low), float(high))
 
 
+def band(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, **style: Any) -> None:
+    """A filled band; of one x, where that has no width, a bar."""
+    if len(x) == 1:
+        ax.vlines(x, low, high, lw=4, **style)
+    else:
+        ax.fill_between(x, low, high, lw=0, **style)
+
+
+def whole_numbers(axis: Any) -> None:
+    """Ticks of something that is counted."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1))
+
+
 def time_axis(panels: Sequence[Axes], x: np.ndarray, numbered: bool, columns: int = 1) -> None:
     """Dates that name their month and year; labels under the lowest panel of each column."""
     for ax in panels:
         ax.margins(x=0.03)
+        if numbered:
+            whole_numbers(ax.xaxis)
         if x.dtype.kind == "M":
             from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 

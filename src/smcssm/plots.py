@@ -22,13 +22,16 @@ from smcssm.drawing import (
     MARK,
     PAST,
     Z95,
+    band,
     band_limits,
+    digits,
     forecast_limits,
     legend,
     new_panels,
     note,
     pit_bars,
     time_axis,
+    whole_numbers,
 )
 from smcssm.engine import Engine
 from smcssm.errors import InputError
@@ -96,16 +99,20 @@ def forecast_fan(  # noqa: PLR0913
 
 def _past(ax: Axes, x: np.ndarray, steps: xr.Dataset, i: int) -> None:
     mean, sd = steps["predictive_mean"].values[:, i], steps["predictive_sd"].values[:, i]
-    few, y = len(x) <= _FEW, steps["y"].values[:, i]
+    few, y, marker = len(x) <= _FEW, steps["y"].values[:, i], _alone(x)
     ax.plot(x, y, ls="", marker="o", ms=3.2 if few else 1.6, mew=0, color=DATA, zorder=3, label="data")
-    ax.plot(x, mean, color=PAST, lw=1.4 if few else 0.7, label="one-step forecast: mean")
-    ax.fill_between(x, mean - Z95 * sd, mean + Z95 * sd, color=PAST, alpha=0.22, lw=0, label="90%")
+    ax.plot(x, mean, color=PAST, lw=1.4 if few else 0.7, marker=marker, label="one-step forecast: mean")
+    band(ax, x, mean - Z95 * sd, mean + Z95 * sd, color=PAST, alpha=0.22, label="90%")
+
+
+def _alone(x: np.ndarray) -> str | None:
+    """A marker where a line would have no length."""
+    return "o" if len(x) == 1 else None
 
 
 def _fan(ax: Axes, x: np.ndarray, q: np.ndarray) -> None:
     """Quantiles ``[h, 5]`` as nested bands around the median."""
-    marker = "o" if len(x) == 1 else None
-    ax.plot(x, q[:, 2], color=AHEAD, lw=1.6, marker=marker, ms=4, label="forecast ahead: median")
+    ax.plot(x, q[:, 2], color=AHEAD, lw=1.6, marker=_alone(x), ms=4, label="forecast ahead: median")
     if len(x) == 1:  # a band has no width
         ax.vlines(x, q[:, 1], q[:, 3], color=AHEAD, lw=5, alpha=0.5, label="50%")
         ax.vlines(x, q[:, 0], q[:, 4], color=AHEAD, lw=2, alpha=0.5, label="90%")
@@ -130,13 +137,13 @@ def hyperparameters(engine: Engine, last: int | None = None, *, index: Any = Non
     figure, panels = new_panels(axes, len(names), height=2.3, columns=columns)
     before = prior_quantiles(engine.snapshot(), (0.05, 0.5, 0.95))
     for ax, name, q in zip(panels, names, np.moveaxis(steps["quantiles"].values, 1, 0), strict=True):
-        ax.plot(x, q[:, 1], color=PAST, lw=1.6, marker="o" if len(x) == 1 else None, label="median")
-        ax.fill_between(x, q[:, 0], q[:, 2], color=PAST, alpha=0.25, lw=0, label="90%")
+        ax.plot(x, q[:, 1], color=PAST, lw=1.6, marker=_alone(x), label="median")
+        band(ax, x, q[:, 0], q[:, 2], color=PAST, alpha=0.25, label="90%")
         _prior_bar(ax, before[name])
         ax.set_ylim(*band_limits(q, before[name]))
         ax.set_ylabel(name)
         low, _, high = before[name]
-        note(ax, f"prior 90%: {low:.3g} to {high:.3g}")
+        note(ax, f"prior 90%: {digits(low)} to {digits(high)}")
     legend(panels[0])
     time_axis(panels, x, numbered, columns)
     return figure
@@ -167,8 +174,8 @@ def moves(engine: Engine, last: int | None = None, *, index: Any = None, axes: A
     snapshot = engine.snapshot()
     runs, n = snapshot.population.log_weight.shape
     ess, moved = steps["least_ess"].values, steps["moved"].values
-    above.plot(x, ess, color=PAST, lw=1.2 if len(x) <= _FEW else 0.8, label="effective sample size")
-    size = 6 if moved.sum() <= 20 else 4
+    width, size = 1.2 if len(x) <= _FEW else 0.8, 6 if moved.sum() <= 20 else 4
+    above.plot(x, ess, color=PAST, lw=width, marker=_alone(x), label="effective sample size")
     above.plot(x[moved], ess[moved], ls="", marker="v", ms=size, color=MARK, label="moved")
     above.axhline(snapshot.smc.ess_threshold * n, color=FAINT, ls="--", lw=1, label="threshold")
     above.axhline(10 * engine.prior.size, color=FAINT, ls=":", lw=1.2, label="least for a move")
@@ -216,8 +223,9 @@ def pit_histogram(
         ax.set_ylim(0, 1.1 * max(high, counts.max(), 1))
         name = f", {engine.model.channel_names[i]}" if len(engine.model.channel_names) > 1 else ""
         ax.set_ylabel(f"count{name}")
+        whole_numbers(ax.yaxis)
         p = f", Kolmogorov-Smirnov p = {uniformity(pit):.2g}" if len(pit) else ""
-        ax.set_title(f"{len(pit)} values{p}", loc="right", fontsize="small", color=FAINT)
+        ax.set_title(f"{len(pit)} value{'s' * (len(pit) != 1)}{p}", loc="right", fontsize="small", color=FAINT)
     legend(panels[0])
     panels[-1].set_xlabel("PIT of the one-step forecast")
     return figure
@@ -240,8 +248,10 @@ def model_probabilities(
     return figure
 
 
-def _recorded(engine: Engine, last: int | None) -> xr.Dataset:
+def _recorded(engine: Engine | Any, last: int | None) -> xr.Dataset:
     """The record of the last steps; of at least one."""
+    if not isinstance(engine, Engine):
+        raise InputError(f"expected an engine, got {type(engine).__name__}; of a fleet: fleet.engine(name)")
     steps = engine.record
     if not steps.sizes["time"]:
         raise InputError("there is nothing to draw: the engine has taken no observation yet")

@@ -6,6 +6,7 @@ Only typer is imported here; everything else when a command runs.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -201,7 +202,7 @@ def _run(
         if live:
             from smcssm.cli.board import Board
 
-            settings = settings._replace(board=Board)
+            settings = settings._replace(board=partial(Board, column=column[0]))
         return Session(settings).run(file, format)
     except (SmcssmError, OSError, ImportError) as error:
         raise _failed(str(error), 2) from None

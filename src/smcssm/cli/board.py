@@ -20,14 +20,16 @@ from smcssm.record import StepInfo
 
 EVERY = 0.25  # seconds
 BARS = "▁▂▃▄▅▆▇█"
-WIDTH = 60  # observations in the small picture
+WIDTH = 60  # observations in the small picture, at most
+AROUND = 26  # letters beside it, without those of the column's name
 
 
 class Board:
-    """Shows an engine on a terminal; ``update`` after each step."""
+    """Shows an engine on a terminal; ``update`` after each step. The small pictures are of the first column."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, column: str) -> None:
         self.monitor, self._live = Monitor(), Live(console=console, auto_refresh=False)
+        self._column = column
         self._seen: deque[tuple[float, float]] = deque(maxlen=WIDTH)
         self._drawn, self._latest = -EVERY, None
 
@@ -54,11 +56,11 @@ class Board:
 
     def render(self, engine: Engine, info: StepInfo, stamp: Any, log_evidence: float) -> Group:
         """The small pictures, the posterior, the particles, the alarms."""
-        channel = engine.model.channel_names[0]
-        y, forecast = zip(*self._seen, strict=True)
+        room = self._live.console.width - AROUND - max(len(self._column), len("forecast for it"))
+        y, forecast = zip(*list(self._seen)[-max(room, 10) :], strict=True)
         low, high = np.nanmin([*y, *forecast]), np.nanmax([*y, *forecast])
         pictures = Table.grid(padding=(0, 2))
-        pictures.add_row(channel, bars(y, low, high), _ends(low, high))
+        pictures.add_row(self._column, bars(y, low, high), _ends(low, high))
         pictures.add_row("forecast for it", Text(str(bars(forecast, low, high)), style="blue"))
         state = (
             f"ESS {info.ess:.0f} of {engine.snapshot().population.log_weight.shape[-1]}, {info.status.name}, "
@@ -67,8 +69,10 @@ class Board:
         found = [f"{a.kind} at t = {a.t}, since {a.since}" for a in self.monitor.alarms[-3:]]
         alarms = f"{len(self.monitor.alarms)} alarms: {'; '.join(found)}" if found else "no alarm"
         title = f"after observation {info.t}" + (f", {stamp}" if stamp is not None else "")
-        table = tables.posterior(engine, title, {"next observation": 1})
-        return Group(pictures, table, state, Text(alarms, style="bold red" if found else "green"))
+        others = 14 + engine.prior.size + len(engine.model.channel_names)  # lines that are no states
+        most = max(1, self._live.console.height - others)
+        table = tables.posterior(engine, title, {"next observation": 1}, most)
+        return Group(pictures, state, Text(alarms, style="bold red" if found else "green"), table)
 
 
 def bars(values: Any, low: float, high: float) -> Text:

@@ -18,6 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from smcssm import models as m
+from smcssm.arguments import guess
 from smcssm.core import AbstractModel
 from smcssm.errors import ModelError
 from smcssm.models.seasonal import DummySeasonal, FourierSeasonal
@@ -158,9 +159,9 @@ def _component(spec: str, text: str) -> tuple[Entry, list[str]]:
         raise ModelError(f"model {spec!r}: {name} is a whole model, it takes no arguments and cannot be added to")
     if name not in COMPONENTS:
         names = ", ".join((*SUMS, *WHOLE))
-        raise ModelError(
-            f"model {spec!r}: there is no {name!r}; models: {names}; components, to be summed: {', '.join(COMPONENTS)}"
-        )
+        meant = guess(name, (*SUMS, *WHOLE, *COMPONENTS))
+        known = f"models: {names}; components, to be summed: {', '.join(COMPONENTS)}"
+        raise ModelError(f"model {spec!r}: there is no {name!r}{meant}; {known}")
     entry = COMPONENTS[name]
     most = len(entry.arguments)
     if not most - entry.optional <= len(arguments) <= most or not all(arguments):
@@ -197,7 +198,7 @@ def show(name: str | None = None) -> None:
     }
     known = [n for group in groups.values() for n in group]
     if name is not None and name not in known:
-        raise ModelError(f"there is no {name!r}; there are {', '.join(known)}")
+        raise ModelError(f"there is no {name!r}{guess(name, known)}; there are {', '.join(known)}")
     console = Console(highlight=False)
     for title, group in groups.items():
         if name is None:

@@ -77,6 +77,8 @@ def _label(stamp: Any) -> str:
 def write_forecast(session: Session, path: Path) -> None:
     """The forecast as a CSV: a row for each step, and for each channel if there are several."""
     engine, times = session.engine, [written(stamp) for stamp in stamps(session)]
+    if all(str(time).endswith("T00:00:00") for time in times):
+        times = [time.removesuffix("T00:00:00") for time in times]
     assert engine is not None
     ahead, names = engine.forecast(session.settings.ahead), session.columns.channels
     with path.open("w", encoding="utf-8", newline="") as file:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from smcssm.arguments import guess
 from smcssm.errors import InputError
 
 MISSING = frozenset({"", "nan", "na", "n/a", "none", "null"})
@@ -106,7 +107,8 @@ def _check(found: list[str], columns: Columns) -> None:
     wanted = [*columns.channels, *columns.inputs, *([columns.time] if columns.time else [])]
     lacking = [name for name in wanted if name not in found]
     if lacking:
-        raise InputError(f"no column {', '.join(map(repr, lacking))}: the columns are {', '.join(found)}")
+        named = ", ".join(f"{name!r}{guess(name, found)}" for name in lacking)
+        raise InputError(f"no column {named}: the columns are {', '.join(found)}")
     twice = sorted({name for name in wanted if found.count(name) > 1})
     if twice:
         raise InputError(f"two columns are called {', '.join(map(repr, twice))}")
@@ -171,7 +173,8 @@ def moment(name: str, stamp: Any) -> float | np.datetime64:
         when = datetime.fromisoformat(stamp.strip())
     except (AttributeError, ValueError):
         raise InputError(
-            f"{name}: expected a number or an ISO 8601 time, got {_short(stamp)}; one such is 2026-03-31 14:00"
+            f"{name}: expected a number or an ISO 8601 time, got {_short(stamp)}; one such is 2026-03-31 14:00. "
+            "Where every line is one step, --time can be left out"
         ) from None
     when = when if when.tzinfo is None else when.astimezone(UTC).replace(tzinfo=None)
     return np.datetime64(when, "ns")

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from smcssm.cli import catalogue, output
+from smcssm.cli import catalogue, output, tables
 from smcssm.cli.clock import Grid
 from smcssm.cli.lines import opened
 from smcssm.cli.resume import Folder, Start, Terminated, same, termination
@@ -195,7 +195,7 @@ class Session:
         want, scale = self.settings, self.settings.scale
         if scale is None:
             scale = spread(values)
-            self.err.print(f"scale {scale:.4g}: a robust sd of the first {len(values)} values (--scale)")
+            self.err.print(f"scale {tables.number(scale)}: a robust sd of the first {len(values)} values (--scale)")
         if want.initial_mean is None and len(values) == 0:
             raise ModelError("no value to start from: give --initial-mean")
         means = np.median(values, axis=0) if want.initial_mean is None else [want.initial_mean] * values.shape[1]
@@ -207,6 +207,8 @@ class Session:
         if self.folder is not None:
             options |= dict(journal=self.folder.new(start, self.grid.step), record=1)
         engine = Engine(*self._model(start), n_particles=want.particles, seed=want.seed, **options)
+        if self.board is not None:
+            self.err.print("compiling: up to a minute the first time", markup=False)
         with contextlib.nullcontext() if self.board else self.err.status("compiling"):  # seen on a terminal only
             engine.warmup()
         return engine

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from smcssm.drawing import digits
+
 if TYPE_CHECKING:
     from smcssm.engine import Engine
 
 
-def posterior(engine: Engine, title: str, ahead: dict[str, int] | None = None) -> Table:
-    """Hyperparameters, the filtered state, and forecasts of so many steps ahead under the names given."""
+def posterior(engine: Engine, title: str, ahead: dict[str, int] | None = None, most: int | None = None) -> Table:
+    """Hyperparameters, the filtered state (``most``: so many rows of it), and forecasts ahead under the names given."""
     table = Table("", "mean", "sd", "5%", "50%", "95%", title=title)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -20,8 +22,11 @@ def posterior(engine: Engine, title: str, ahead: dict[str, int] | None = None) -
         table.add_row(str(name), *(number(row[c]) for c in ("mean", "sd", "q05", "q50", "q95")))
     table.add_section()
     state = engine.state()
-    for name, mean, sd in zip(engine.model.state_names, state["mean"].values, state["sd"].values, strict=True):
+    rows = list(zip(engine.model.state_names, state["mean"].values, state["sd"].values, strict=True))
+    for name, mean, sd in rows[:most]:
         table.add_row(name, number(mean), number(sd))
+    if len(rows[:most]) < len(rows):
+        table.add_row(f"and {len(rows) - len(rows[:most])} more")
     table.add_section()
     ahead = {} if engine.model.input_names else ahead or {}
     if ahead:
@@ -37,4 +42,4 @@ def posterior(engine: Engine, title: str, ahead: dict[str, int] | None = None) -
 
 def number(value: Any) -> str:
     """Four significant digits."""
-    return f"{value:.4g}"
+    return digits(float(value), 4)

@@ -23,7 +23,7 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure as new_figure
 
-from smcssm.drawing import AHEAD, BAR, DATA, FAINT, MARK, PAST, Z95, band_limits, forecast_limits, pit_bars
+from smcssm.drawing import AHEAD, BAR, DATA, FAINT, MARK, PAST, Z95, band_limits, digits, forecast_limits, pit_bars
 from smcssm.readout.diagnose import uniformity
 from smcssm.watching.frames import Frame
 
@@ -96,15 +96,16 @@ class Band:
         before = frame.prior[self._name]
         _range(self.figure.y_range, band_limits(q, before))
         _time_axis(self.figure, frame.x)
-        now = f"{q[-1, 1]:.3g} [{q[-1, 0]:.3g}, {q[-1, 2]:.3g}]"
-        self.figure.title.text = f"{self._name}: {now}; prior [{before[0]:.2g}, {before[2]:.2g}]"
+        low, median, high = map(digits, q[-1])
+        told = f"prior [{digits(before[0])}, {digits(before[2])}]"
+        self.figure.title.text = f"{self._name}: {median} [{low}, {high}]; {told}"
 
 
 class Particles:
     """The effective sample size, and where particles were moved."""
 
     def __init__(self) -> None:
-        self.figure = _figure(230, "Particles")
+        self.figure = _figure(230, "Effective sample size")
         self._all, every = _source("x", "ess")
         self._moved, moved = _source("x", "ess", "acceptance")
         self.figure.line("x", "ess", source=every, color=PAST, line_width=1.2)
@@ -126,8 +127,7 @@ class Particles:
         _time_axis(self.figure, frame.x)
         last = frame.steps["acceptance"].values[moved]
         tail = f", acceptance of the last {last[-1]:.2f}" if len(last) else ""
-        told = f"{moved.sum()} moves in {len(ess)} observations{tail}"
-        self.figure.title.text = f"Effective sample size; triangles: {told}"
+        self.figure.xaxis.axis_label = f"triangles: {moved.sum()} moves{tail}"
 
 
 class Calibration:
@@ -165,6 +165,7 @@ def _figure(height: int, title: str = "") -> Any:
     f: Any = new_figure(height=height, sizing_mode="stretch_width", tools="", toolbar_location=None, title=title)
     f.x_range, f.y_range = Range1d(start=0, end=1), Range1d(start=0, end=1)
     f.title.text_font_size = "12px"
+    f.yaxis.formatter = BasicTickFormatter(power_limit_low=-5, power_limit_high=7)
     f.min_border_left, f.axis.minor_tick_line_color = 60, None
     f.outline_line_color, f.grid.grid_line_alpha = None, 0.4
     return f

@@ -84,7 +84,7 @@ class Reader:
         upto = self._stamps[-1][0] if self._stamps else shot.t  # a step may be told before its time is
         steps = steps.isel(time=steps["time"].values <= upto).isel(time=slice(-self.last, None))
         ahead = self._ahead()
-        x, ahead_x = self._places(steps["time"].values, ahead)
+        x, ahead_x = self._places(steps, ahead)
         smc, n = shot.smc, shot.population.log_weight.shape[-1]
         return Frame(
             t=int(steps["time"].values[-1]),
@@ -116,19 +116,19 @@ class Reader:
         self._alarms.extend(found)
         self._alarmed += len(found)
 
-    def _places(self, t: np.ndarray, ahead: xr.Dataset | None) -> tuple[np.ndarray, np.ndarray]:
-        """Stamps where there is one of each observation, else numbers; and those of the forecasts.
+    def _places(self, steps: xr.Dataset, ahead: xr.Dataset | None) -> tuple[np.ndarray, np.ndarray]:
+        """Stamps where there is one of each observation, in order, else numbers; and those of the forecasts.
 
         An engine that holds for any gap knows the times it forecasts; one on a grid was not told of any.
         """
-        known = dict(self._stamps)
-        steps = np.arange(1, self.h + 1)
-        if not all(i in known for i in t.tolist()):
-            return t, t[-1] + steps
-        x = np.asarray([known[i] for i in t.tolist()])
+        known, t = dict(self._stamps), steps["time"].values
+        x = steps["when"].values if "when" in steps.coords else np.asarray([known[i] for i in t.tolist() if i in known])
+        further = np.arange(1, self.h + 1)
+        if len(x) < len(t) or not (x[1:] >= x[:-1]).all():
+            return t, t[-1] + further
         if ahead is not None and "time" in ahead:
             return x, ahead["time"].values
-        return x, x[-1] + steps * (np.median(np.diff(x)) if len(x) > 1 else 0 * (x[-1] - x[-1]))
+        return x, x[-1] + further * (np.median(np.diff(x)) if len(x) > 1 else 0 * (x[-1] - x[-1]))
 
     def _ahead(self) -> xr.Dataset | None:
         if not self.h:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import panel as pn
 
-from smcssm.drawing import FAINT, MARK
+from smcssm.drawing import FAINT, MARK, digits
 from smcssm.monitor import Alarm
 from smcssm.watching.figures import Band, Calibration, Forecast, Particles, Picture
 from smcssm.watching.frames import Frame
@@ -40,7 +40,7 @@ class Page:
         self.layout = pn.Column(
             pn.Row(self._head, self.chosen, sizing_mode=_WIDE),
             _pane(forecast.figure),
-            pn.GridBox(*(_pane(band.figure) for band in bands), ncols=min(len(bands), 3) or 1, sizing_mode=_WIDE),
+            pn.GridBox(*(_pane(band.figure) for band in bands), ncols=_columns(len(bands)), sizing_mode=_WIDE),
             pn.GridBox(_pane(particles.figure), _pane(calibration.figure), ncols=2, sizing_mode=_WIDE),
             self._alarms,
             sizing_mode=_WIDE,
@@ -52,11 +52,10 @@ class Page:
         for picture in self._pictures:
             picture.draw(frame, channel)
         y = frame.steps["y"].values[-1, channel]
-        stamp = str(frame.x[-1]).removesuffix(".000000000").removesuffix(":00").replace("T", " ")
-        when = f", {stamp}" if frame.x.dtype.kind == "M" else ""
+        when = f", {_stamp(frame.x)}" if frame.x.dtype.kind == "M" else ""
         self._head.object = _headline(
             self._title,
-            f"after observation {frame.t}{when}: {'missing' if np.isnan(y) else f'{y:.4g}'}",
+            f"after observation {frame.t}{when}: {'missing' if np.isnan(y) else digits(y, 4)}",
             f"status {frame.status}",
             f"log evidence {frame.log_evidence:.2f}",
             f"ESS {frame.steps['least_ess'].values[-1]:.0f} of {frame.floors[2]:.0f}",
@@ -75,6 +74,19 @@ class Page:
             self.draw(self.shown)
 
 
+def _columns(bands: int) -> int:
+    """No more than three, and no row of a single one below a full one where that can be."""
+    return 2 if bands == 4 else max(1, min(bands, 3))
+
+
+def _stamp(x: np.ndarray) -> str:
+    """The last time, without the parts that are zero in all of them."""
+    for unit in ("D", "m", "s"):
+        if (x.astype(f"datetime64[{unit}]") == x).all():
+            return str(x[-1].astype(f"datetime64[{unit}]")).replace("T", " ")
+    return str(x[-1]).replace("T", " ")
+
+
 def _pane(figure: Any) -> Any:
     return pn.pane.Bokeh(figure, sizing_mode=_WIDE)
 
@@ -89,7 +101,7 @@ def _alarms(alarms: tuple[Alarm, ...], channels: tuple[str, ...]) -> str:
     if not alarms:
         return f"<span style='color:{FAINT}'>No alarm: forecasts are as good as they say.</span>"
     place = {a: "all" if a.kind == "change" else channels[a.channel] for a in alarms}
-    cells = [(a.t, a.kind, place[a], a.since, f"{a.value:.4g}", f"{a.threshold:.4g}") for a in alarms]
+    cells = [(a.t, a.kind, place[a], a.since, digits(a.value, 4), digits(a.threshold, 4)) for a in alarms]
     names = "observation", "alarm", "channel", "since", "value", "threshold"
     head = "".join(f"<th style='text-align:left;padding-right:2em;color:{MARK}'>{name}</th>" for name in names)
     rows = ("".join(f"<td style='padding-right:2em'>{escape(str(cell))}</td>" for cell in row) for row in cells)

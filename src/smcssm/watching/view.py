@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from smcssm.engine import Engine
@@ -137,7 +138,10 @@ class Live:
         self._cells.append(page)
         self.refresh()
         self._follow()
-        return page.layout._repr_mimebundle_(include, exclude)
+        bundle = page.layout._repr_mimebundle_(include, exclude)
+        for _, browser in page.layout._comms.values():
+            browser._handle_msg = partial(_heard, browser)
+        return bundle
 
     def _page(self) -> Page:
         from smcssm.watching.page import Page
@@ -156,6 +160,21 @@ class Live:
 
 
 live = Live  # as users write it
+
+
+def _heard(comm: Any, message: Any) -> None:
+    """What a notebook's browser says of the channel that is chosen; all else is an echo of what was drawn.
+
+    In place of Panel's own, which takes for its output what is printed meanwhile: JupyterLab delivers messages while a
+    cell runs, and the cell would lose what it prints.
+    """
+    said = comm.decode(message)
+    number, content = said.pop("comm_id", None), said.get("content", {})
+    content["events"] = [event for event in content.get("events", ()) if event.get("attr") == "value"]
+    if content["events"]:
+        comm._on_msg(said)
+    if number:
+        comm.send(metadata={"msg_type": "Ready", "content": "", "comm_id": number})
 
 
 def _end(thread: threading.Thread, stop: threading.Event) -> None:
