@@ -1,18 +1,20 @@
 """How right the answers are, measured: docs/correctness.md.
 
-    python -m benchmarks correctness [posteriors | evidence | calibration | page] [--quick]
+    python -m benchmarks correctness [PART ...] [--quick]
 
-Without a name everything is measured; ``page`` only writes the page from what was measured before.
+Parts are posteriors, nuts, likelihoods, frozen, evidence and calibration; without one all are measured. ``page`` only writes the page from what was measured before.
 """
 
 import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from benchmarks import unbiased
 from benchmarks.records import RESULTS, ROOT, about
 
 sys.path.insert(0, str(ROOT / "tests"))  # its oracles are the ones that the tests hold everything to
@@ -99,7 +101,21 @@ def calibration(quick: bool) -> dict[str, Any]:
     return {"rows": rows}
 
 
-PARTS = {"posteriors": posteriors, "evidence": evidence, "calibration": calibration}
+def nuts(quick: bool) -> dict[str, Any]:
+    """See `benchmarks.nuts`, which needs NumPyro."""
+    from benchmarks.nuts import against_nuts
+
+    return against_nuts(quick)
+
+
+PARTS = {
+    "posteriors": posteriors,
+    "nuts": nuts,
+    "likelihoods": unbiased.likelihoods,
+    "frozen": unbiased.frozen,
+    "evidence": evidence,
+    "calibration": calibration,
+}
 
 
 # --- the page
@@ -196,13 +212,39 @@ def of_mutations(found: dict[str, Any]) -> str:
     return "## Planted bugs\n\n" + text + "\n" + table(["", "bug", "in", "test", "caught"], rows) + command
 
 
+def tabled(section: Callable[[dict[str, Any]], tuple[str, list[str], list[list[str]]]]) -> Callable[..., str]:
+    """Text and table as one."""
+
+    def write(found: dict[str, Any]) -> str:
+        text, heads, rows = section(found)
+        return f"{text}\n{table(heads, rows)}"
+
+    return write
+
+
+def of_nuts(found: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    from benchmarks.nuts import of_nuts as section
+
+    return section(found)
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "posteriors": of_posteriors,
+    "nuts": tabled(of_nuts),
+    "likelihoods": tabled(unbiased.of_likelihoods),
+    "frozen": tabled(unbiased.of_frozen),
+    "evidence": of_evidence,
+    "calibration": of_calibration,
+}
+
+
 def page() -> None:
     """docs/correctness.md from what was measured."""
     parts = [
         "# Correctness\n\nMade by `python -m benchmarks correctness` from what it measured; no figure is typed in by "
         "hand. What the tests hold on every change is in `tests/`; here are the figures behind it, at larger sizes.\n"
     ]
-    for name, write in (("posteriors", of_posteriors), ("evidence", of_evidence), ("calibration", of_calibration)):
+    for name, write in SECTIONS.items():
         path = RESULTS / f"correctness-{name}.json"
         if path.exists():
             found = json.loads(path.read_text())

@@ -140,3 +140,38 @@ def frozen(quick: bool) -> dict[str, Any]:
             rows.append(row)
             print(row, flush=True)
     return {"length": length, "rows": rows}
+
+
+# --- the page
+
+
+def told(found: dict[str, float]) -> str:
+    return f"{found['ratio']:.4f} ± {found['se']:.4f}"
+
+
+def of_likelihoods(found: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    """Title and text, and a table."""
+    text = (
+        "## Likelihoods of inner filters\n\nAt given hyperparameters, few inner particles, many runs; the mean of the "
+        "estimate over the truth, which is that of a filter on a grid, of a Kalman filter or of a sum over all paths "
+        "of regimes. 1 is without bias.\n"
+    )
+    rows = [[r["model"], f"`{r['filter']}`", f"{r['runs']}", told(r), f"{r['sd']:.2f}"] for r in found["rows"]]
+    return text, ["model", "filter", "runs", "mean of likelihood / truth", "sd of its log"], rows
+
+
+def of_frozen(found: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    """The same."""
+    text = (
+        "## The evidence of an engine that adapts nothing\n\n"
+        f"{found['length']} observations. One run records the times of its moves and the proposal of each sweep; others "
+        "repeat them with new keys: then the mean of the evidence is the truth for any number of particles N. Beside it "
+        "the engine as it is, adapting. Both without importance sampling's correction.\n"
+    )
+    rows = []
+    for r in found["rows"]:
+        counts = [str(n) for n in (r["n"], r["moves"], r["sweeps"], r["frozen"]["runs"])]
+        both = [text for way in ("frozen", "adaptive") for text in (told(r[way]), f"{r[way]['sd']:.2f}")]
+        rows.append([r["case"], *counts, *both])
+    heads = ["posterior", "N", "moves", "sweeps", "runs", "recorded: evidence / truth", "sd of log"]
+    return text, [*heads, "adapting: evidence / truth", "sd of log"], rows
