@@ -2,7 +2,8 @@
 
     python -m benchmarks correctness [PART ...] [--quick]
 
-Parts are posteriors, nuts, likelihoods, frozen, evidence and calibration; without one all are measured. ``page`` only writes the page from what was measured before.
+Parts are posteriors, nuts, likelihoods, frozen, evidence and calibration; without one all are measured. ``page`` only
+writes the page from what was measured before.
 """
 
 import json

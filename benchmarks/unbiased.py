@@ -164,9 +164,9 @@ def of_frozen(found: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     """The same."""
     text = (
         "## The evidence of an engine that adapts nothing\n\n"
-        f"{found['length']} observations. One run records the times of its moves and the proposal of each sweep; others "
-        "repeat them with new keys: then the mean of the evidence is the truth for any number of particles N. Beside it "
-        "the engine as it is, adapting. Both without importance sampling's correction.\n"
+        f"{found['length']} observations. One run records the times of its moves and the proposal of each sweep; "
+        "others repeat them with new keys: then the mean of the evidence is the truth for any number of particles N. "
+        "Beside it the engine as it is, adapting. Both without importance sampling's correction.\n"
     )
     rows = []
     for r in found["rows"]:
