@@ -21,7 +21,7 @@ MODEL = ss.models.AR(1) + ss.models.Noise()
 PRIOR = MODEL.default_prior(1.0)  # one for all runs, which then share compiled programs
 WINDOWS = ((1_000, 10_000), (10_000, 50_000), (50_000, 100_000))
 SCHEDULES = {"paced": ss.Paced(), "immediate": ss.Immediate()}
-SURPRISES = {600: 10.0, 3_000: 12.0, 30_000: 30.0, 70_000: 50.0}  # a narrower posterior is harder to surprise
+SURPRISES = {600: 15.0, 3_000: 23.0, 30_000: 40.0, 70_000: 50.0}  # as surprising, for the posterior of their time
 
 
 def stream(length: int) -> np.ndarray:
