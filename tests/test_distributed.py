@@ -16,6 +16,7 @@ import pytest
 import smcssm as ss
 import test_fleet
 from smcssm.distributed import crew, driver, handover, line
+from smcssm.distributed.crew import Crew
 from smcssm.distributed.pool import Lost, Pool
 from smcssm.distributed.shard import FencedError, incarnations
 from smcssm.distributed.worker import Worker
@@ -346,9 +347,28 @@ def test_a_driver_that_is_interrupted_anywhere(tmp_path, pool, whole):
             fleet.release(11)
         while fleet.rows == i:
             interrupts.attempt(lambda i=i: fleet.step(Y[i], REPORTED[i]))
+            said = fleet.rows
             interrupts.attempt(lambda i=i: fleet.rescale(1 + i % 2))
             assert len(fleet.status()) == 16
+            assert fleet.rows == said
     assert fleet.rows == ROWS
     assert fleet.log_evidence.tobytes() == whole[1].tobytes()
     assert fleet.summary().equals(whole[2])
     assert len(interrupts.seen) > 20
+
+
+def test_a_driver_that_is_interrupted_as_workers_come_and_go(tmp_path, pool, monkeypatch):
+    fleet = made(tmp_path / "s")
+
+    def interrupted(call, owner, name):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda *_: sys.exit())
+            with pytest.raises(SystemExit):
+                call()
+
+    for i, (owner, name) in enumerate(((Crew, "_leave"), (pool, "start"))):
+        interrupted(lambda: fleet._crew._replace({0}, "thought to be lost"), owner, name)
+        fleet.step(Y[i])
+    interrupted(fleet.close, pool, "stop")
+    fleet.close()
+    assert ss.RayFleet.open(tmp_path / "s", MODEL, **OPTIONS).rows == 2

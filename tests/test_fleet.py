@@ -2,15 +2,21 @@
 
 import copy
 import importlib.util
+import itertools
 import logging
 import pickle
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
 import smcssm as ss
+from interrupts import interrupted
+from smcssm.core import Observation
 from smcssm.errors import InputError, ModelError
+from smcssm.fleets import histories
+from smcssm.fleets.histories import Histories
 
 NAMES, ROWS, N = tuple("abcdefgh"), 40, 64
 MODEL = ss.models.LocalLevel(initial_mean=0.0, initial_sd=3.0)
@@ -341,6 +347,44 @@ def test_each_series_has_its_own_time():
         with pytest.raises(InputError, match=message):
             made.step([1.0, 2.0], **given)
     assert made._runtime.state is before
+
+
+def test_an_engine_of_a_series_goes_on_in_its_time():
+    """Its first moment too, which forecasts between the observations reckon from."""
+    made, start = fleet(time_unit="1D"), np.datetime64("2026-01-01T00:00", "ns")
+    whole = made.engine("a")
+    for i, hours in enumerate((0, 30, 40, 90)):
+        at = start + np.timedelta64(hours, "h")
+        made.step({"a": Y[i, 0]}, time=at)
+        whole.step(Y[i, 0], time=at)
+    left, asked = made.engine("a"), start + np.asarray([0, 35], "timedelta64[h]")
+    assert left._runtime.state.clock.first == start
+    for engine in (left, whole):
+        assert engine.step(1.0, time=start + np.timedelta64(99, "h")).t == 5
+    tables = [engine.forecast(times=asked) for engine in (left, whole)]
+    np.testing.assert_allclose(*(table["mean"].values for table in tables), rtol=1e-9)
+
+
+def test_room_for_more_rows_is_made_at_once():
+    row = Observation(np.ones((1, 2)), np.ones((1, 2), bool), dt=np.ones(2), index=np.ones(2, int))
+    kept, every = Histories(), np.ones(2, bool)
+    for i in range(histories.ROOM):
+        kept.append(row, every, np.full(2, i), every)
+    for line in itertools.count(1):
+        copied = kept.chosen(np.arange(2))
+        again = interrupted(partial(copied.append, row, every, np.full(2, histories.ROOM), every), line, histories)
+        assert copied.own(0, histories.ROOM)[0].y.all()
+        if not again:
+            break
+    assert line > 10
+
+
+def test_a_first_call_that_fails_leaves_nothing_behind():
+    made = fleet()
+    with pytest.raises(InputError, match="goes back"):
+        made.update(Y[:3], noise_sd=np.ones((3, 1)), time=[0.0, 1.0, 0.5])
+    made.update(Y[:3])
+    assert made.rows == 3
 
 
 @pytest.mark.slow

@@ -72,6 +72,15 @@ def whole():
     return made
 
 
+def test_a_checkpoint_of_no_rows_is_a_sound_one(tmp_path):
+    made = fleet(journal=tmp_path / "j")
+    made.checkpoint()
+    feed(made, 0, 1)
+    made.close()
+    again = ss.Fleet.open(tmp_path / "j", MODEL)  # without a warning
+    assert_same(again, made)
+
+
 def test_a_release_of_none_is_no_row(tmp_path):
     """A shard's record where the series to be released are all in other shards."""
     made = fleet(journal=Journal(tmp_path / "j", checkpoint_every=1e9))

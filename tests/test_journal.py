@@ -13,6 +13,7 @@ import pytest
 
 import small
 import smcssm as ss
+from interrupts import interrupted
 from rows import block, cut, take_in
 from smcssm import assemble, journal
 from smcssm.container import Contents
@@ -264,15 +265,32 @@ def test_a_first_call_that_cannot_be_written_leaves_the_folder_usable(tmp_path, 
     assert_equal(journal.read(tmp_path).rows, block(5)[0])
 
 
+def test_rows_that_are_taken_back_do_not_return(tmp_path):
+    """A call is interrupted when it has written, and once more when it takes its rows back."""
+    rows, history = block(9), journal.create(Journal(tmp_path, fsync=1e9), {})
+    take_in(history, rows, 0, 5)
+    for line in itertools.count(1):
+        take_in(history, rows, 5, 9)
+        again = interrupted(lambda: history.truncate(5), line, journal)
+        history.truncate(5)
+        take_in(history, rows, 5, 6)
+        assert len(journal.read(tmp_path).history) == 6
+        history.truncate(5)
+        if not again:
+            break
+    assert line > 8
+
+
 def test_a_first_call_that_is_interrupted_at_its_end_never_was(tmp_path, monkeypatch):
     engine = small.level(journal=tmp_path)
     with monkeypatch.context() as patch:
         failing(patch, Disk, "commit", KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            engine.update(Y[:9])
+            engine.update(Y[:9], time=np.arange(9.0))
     assert (engine.t, len(journal.read(tmp_path).history)) == (0, 0)
     engine.update(Y[:20])
     assert len(journal.read(tmp_path).history) == 20
+    assert "when" not in engine.record.coords
 
 
 def test_after_a_sync_that_failed_no_call_is_taken(kept, monkeypatch):

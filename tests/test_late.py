@@ -6,7 +6,8 @@ import pytest
 import xarray as xr
 
 import smcssm as ss
-from smcssm import readout
+from interrupts import interrupted
+from smcssm import readout, timeline
 from smcssm.late import Drop, Revise
 from smcssm.priors import HalfNormal, Independent, LogNormal
 from smcssm.timeline import Timeline
@@ -293,6 +294,22 @@ def test_a_timeline_sorts_and_forgets():
         assert len(line) == length
         np.testing.assert_array_equal(line.numbers(everything), order)
         np.testing.assert_array_equal(line.dt(everything), np.diff(stamps[order], prepend=1.0) / 2.0)
+
+
+def test_a_timeline_that_is_interrupted_anywhere_forgets_the_same():
+    stamps = np.random.default_rng(1).permutation(100).astype(float)
+    line, lines = Timeline(), 1
+    line.extend(np.zeros(3, int))  # of a first call that failed, with other times
+    line.truncate(0)
+    line.extend(stamps[:90])
+    while interrupted(lambda: line.extend(stamps[90:]), lines, timeline):
+        interrupted(lambda n=lines: line.truncate(90), lines % 7, timeline)
+        line.truncate(90)
+        np.testing.assert_array_equal(line.numbers(np.arange(90)), np.argsort(stamps[:90]))
+        lines += 1
+    assert lines > 20
+    np.testing.assert_array_equal(line.numbers(np.arange(100)), np.argsort(stamps))
+    np.testing.assert_array_equal(line.dt(np.arange(100)), np.arange(100) > 0)
 
 
 def test_smoothed_states_are_in_the_order_of_times():

@@ -198,15 +198,25 @@ def among(timing: Timing, clock: Clock, dt: np.ndarray, stamps: np.ndarray) -> t
 
     And the time before each of all, in the order of times.
     """
-    gaps = dt.astype(float)
-    if timing.unit is not None:
-        nanoseconds = np.rint(gaps * timing.unit.astype(np.int64)).astype(np.int64)
-        gaps = nanoseconds.astype("timedelta64[ns]")
+    gaps = _gaps(timing, dt)
     start = clock.first - gaps[0] if timing.origin is None else timing.origin  # a first exposure begins before its row
     seen = start + np.cumsum(gaps)
     after = np.searchsorted(seen, stamps, side="right")
     merged = np.insert(seen, after, stamps)
     return after, _units(np.diff(merged, prepend=np.asarray([start], merged.dtype)), timing.unit)
+
+
+def began(timing: Timing, last: Stamp, dt: np.ndarray) -> Stamp:
+    """The time of the first observation, from that of the last one and the time before each."""
+    return last - _gaps(timing, dt[1:]).sum() if timing.continuous else last  # steps are not measured
+
+
+def _gaps(timing: Timing, dt: np.ndarray) -> np.ndarray:
+    """The inverse of ``_units``, to the nanosecond."""
+    gaps = dt.astype(float)
+    if timing.unit is None:
+        return gaps
+    return np.rint(gaps * timing.unit.astype(np.int64)).astype(np.int64).astype("timedelta64[ns]")
 
 
 def _units(gaps: np.ndarray, unit: np.timedelta64 | None) -> np.ndarray:

@@ -275,6 +275,7 @@ class Disk(Store):
         size = self._record.itemsize
         del self._tail[max(0, length - self._committed) * size :]
         if self._file is not None and (self._dirty or length < self._committed):
+            self._dirty = True
             self._committed = min(length, self._committed)
             self.durable = min(length, self.durable)
             self._file.truncate(self._committed * size)

@@ -107,6 +107,8 @@ class Ring:
         rows = np.arange(max(0, n - self.capacity), n)
         places = (total + rows) % (2 * self.capacity)
         begun = total > self.unseen and bool(self._columns)
+        if not begun:
+            self._columns = {}  # what a first call that failed has left may be of other columns
         for name, values in columns.items():
             if name not in self._columns and begun:
                 continue  # a record of an older version goes on as it began

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from smcssm import forks
 from smcssm.distributed.line import Line
@@ -22,6 +22,17 @@ from smcssm.errors import JournalError
 LOG = logging.getLogger("smcssm")
 AHEAD = 2  # calls to a shard that are under way at a time
 TRIES = 4  # times that a shard is opened in vain, or lost with the same call
+
+
+class Given(NamedTuple):
+    """The last call: how many rows the fleet was given with it, how many records it is, and each shard's next and part.
+
+    It counts as soon as it is here, whatever is interrupted then.
+    """
+
+    rows: int = 0
+    length: int = 0
+    parts: tuple[tuple[int, Any], ...] = ()
 
 
 class Crew:
@@ -45,7 +56,7 @@ class Crew:
         self.lines = [Line(part, i % n_workers, n) for i, (part, n) in enumerate(zip(parts, incarnations, strict=True))]
         self.lost = 0
         self._refs: list[deque[Any]] = [deque() for _ in parts]
-        self._given: tuple[int, list[tuple[int, Any]]] = (0, [])
+        self.given = Given()
         self._closed: dict[int, int | None] = {i: None for i in range(len(parts))}
         self._open(found=True)
         while len(lengths := {line.replied for line in self.lines}) > 1:
@@ -58,13 +69,15 @@ class Crew:
         """Records that every shard has for good."""
         return min(line.durable for line in self.lines)
 
-    def send(self, whats: list[Any], length: int) -> list[Any]:
+    def send(self, whats: list[Any], length: int, rows: int) -> list[Any]:
         """Send each shard a call of so many records, after those that still wait; what it says to this one.
+
+        The fleet was given so many ``rows`` then.
 
         Raises:
             SmcssmError: a shard could not take it; it waits in the buffer, and is sent again with the next call.
         """
-        self._given = length, [(line.end, what) for line, what in zip(self.lines, whats, strict=True)]
+        self.given = Given(rows, length, tuple((line.end, w) for line, w in zip(self.lines, whats, strict=True)))
         told = self.run()
         return [told[i][line.end - length] for i, line in enumerate(self.lines)]
 
@@ -108,10 +121,9 @@ class Crew:
 
     def _recover(self) -> None:
         """All shards have the last call, whatever was interrupted; of which calls answers were lost is not known."""
-        length, given = self._given
-        for line, (end, what) in zip(self.lines, given, strict=False):
+        for line, (end, what) in zip(self.lines, self.given.parts, strict=False):
             if line.end == end:
-                line.accept(what, length)
+                line.accept(what, self.given.length)
         for i, line in enumerate(self.lines):
             if len(line.flight) != len(self._refs[i]):
                 self._refs[i].clear()
@@ -206,8 +218,9 @@ class Crew:
         """All shards safe, all workers gone."""
         self.run()
         self.close(list(range(len(self.lines))))
-        while self.workers:
-            self.pool.stop(self.workers.pop())
+        workers, self.workers = self.workers, []
+        for worker in workers:
+            self.pool.stop(worker)
 
     def _call(self, line: Line, method: str, *arguments: Any) -> Any:
         return self.pool.call(self.workers[line.worker], method, line.part.number, line.incarnation, *arguments)
@@ -227,18 +240,18 @@ class Crew:
         """A worker, whatever it may still say."""
         LOG.warning("worker %s is lost and replaced: %s", k, why)
         self.lost += 1
-        self.pool.stop(self.workers[k])
-        self.workers[k] = self.pool.start()
         for i, line in enumerate(self.lines):
             if line.worker == k:
                 self._leave(i)
+        self.pool.stop(self.workers[k])
+        self.workers[k] = self.pool.start()
 
     def _leave(self, i: int) -> None:
         """A shard to its next incarnation, and what it was sent with it."""
         line = self.lines[i]
         line.vain += bool(line.flight)
-        self._refs[i].clear()
         self._closed.setdefault(i, line.replied)
+        self._refs[i].clear()
 
     def _open(self, found: bool = False) -> None:
         """Begin a later incarnation of every shard that has none; as it was ``found``, whatever the driver knows."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smcssm.core import AbstractModel
-from smcssm.distributed.crew import Crew
+from smcssm.distributed.crew import Crew, Given
 from smcssm.distributed.pool import Pool
 from smcssm.distributed.question import engine_bytes, engine_from, seen
 from smcssm.distributed.shard import Part, Setup, incarnations
@@ -145,8 +145,8 @@ class RayFleet:
         taken, last, zone, layout, rows, quarantine = zip(*self._crew.ask(seen), strict=True)
         known = [a for a in last if a is not None]
         self._seen = Seen(np.concatenate(taken), np.concatenate(last) if known else None, zone[0])
-        self._quarantine, self._layout, self._rows = np.concatenate(quarantine), layout[0], rows[0]
-        self._timed: str | bool | None = bool(self._rows) and (known[0].dtype.kind if known else None)
+        self._quarantine, self._layout, self._crew.given = np.concatenate(quarantine), layout[0], Given(rows[0])
+        self._timed: str | bool | None = bool(self.rows) and (known[0].dtype.kind if known else None)
         self._unsure = False  # whether a call was interrupted since
 
     @contextlib.contextmanager
@@ -174,7 +174,7 @@ class RayFleet:
     @property
     def rows(self) -> int:
         """How many rows it was given: from there on a source is read after ``RayFleet.open``."""
-        return self._rows
+        return self._crew.given.rows
 
     @property
     def lost(self) -> int:
@@ -224,11 +224,10 @@ class RayFleet:
         """Rows that count from now on, whatever happens to workers or disks."""
         seen, before, self._unsure = self._check(block), self._quarantine, True
         self._seen = seen
-        self._rows += len(block.y)
         self._layout = Layout(block.noise_sd is not None, exposure=False)
         self._timed = None if block.stamps is None else block.stamps.dtype.kind
         parts = [_cut(block, slice(None), slice(a, b)) for a, b in itertools.pairwise(self._edges)]
-        told = joined(self._crew.send(parts, len(block.y)), self.names, 1)
+        told = joined(self._crew.send(parts, len(block.y), self.rows + len(block.y)), self.names, 1)
         refused = (block.reported & (before == 0) & ~told.taken).any(axis=0)
         self._quarantine = np.where(refused, told.status[-1], before)
         self._seen = seen._replace(taken=told.t[-1])
@@ -261,7 +260,7 @@ class RayFleet:
         with self._working() as crew:
             if (chosen & (self._quarantine != 0)).any():
                 self._unsure = True
-                crew.send([chosen[a:b] for a, b in itertools.pairwise(self._edges)], 1)
+                crew.send([chosen[a:b] for a, b in itertools.pairwise(self._edges)], 1, self.rows)
                 self._look()
 
     def _place(self, name: Any) -> int:

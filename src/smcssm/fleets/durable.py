@@ -140,7 +140,8 @@ def _use(fleet: Fleet, disk: Disk, found: Contents) -> bool:
         state, foretold = (rebuilt(words[n], found.arrays, classes) for n in ("state", "foretold"))
         persist.check_state(runtime.smc, fresh, state)
         persist.check_prior(words["prior"], persist.at_centre(runtime.smc, state.population))
-    histories, lengths = histories_of(disk, length, runtime.smc.schedule.remembers, runtime.smc.dtype)
+    needed, dtype = runtime.smc.schedule.remembers, runtime.smc.dtype
+    histories, lengths = histories_of(disk, length, len(fleet), needed, dtype)
     if (state.names, state.length) != (fresh.names, length) or not np.array_equal(state.lengths, lengths):
         raise CheckpointError("its series, or how many rows they have taken, are not those of the journal")
     try:

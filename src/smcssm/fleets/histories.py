@@ -38,6 +38,8 @@ class Histories:
         columns = _columns(row) | {MARKS: surprising}
         if not taken.any():
             return
+        if not lengths.any():
+            self._columns = {}  # what a first call that failed has left may be of other columns
         self._reserve(int(lengths[taken].max()) + 1, columns)
         together = taken.all() and (lengths == lengths[0]).all()
         series = np.flatnonzero(taken)
@@ -81,10 +83,11 @@ class Histories:
         have = len(self._columns[MARKS]) if self._columns else 0
         if rows <= have:
             return
-        room, old = max(2 * have, rows, ROOM), self._columns
-        self._columns = {name: np.zeros((room, *value.shape), value.dtype) for name, value in columns.items()}
-        for name, column in old.items():
-            self._columns[name][:have] = column
+        room = max(2 * have, rows, ROOM)
+        new = {name: np.zeros((room, *value.shape), value.dtype) for name, value in columns.items()}
+        for name, column in self._columns.items():
+            new[name][:have] = column
+        self._columns = new  # whole, whenever an interrupt comes
 
 
 class Aligned(ReadOnly):

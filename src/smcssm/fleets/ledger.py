@@ -81,13 +81,12 @@ def calls(store: Store, start: int, zone: str | None) -> Iterator[tuple[Block | 
 
 
 def histories_of(
-    store: Store, length: int, needed: int | None, dtype: str
+    store: Store, length: int, n_series: int, needed: int | None, dtype: str
 ) -> tuple[Histories, Int[np.ndarray, " s"]]:
     """What series remember of the first records, and how much that is of each; no more than ``needed``."""
-    histories, lengths = Histories(), np.zeros(0, np.int64)
+    histories, lengths = Histories(), np.zeros(n_series, np.int64)
     for start in range(0, length, SEGMENT):
         rows = store.read(start, min(start + SEGMENT, length))
-        lengths = lengths if len(lengths) else np.zeros(rows["taken"].shape[1], np.int64)
         for i in np.flatnonzero(rows["taken"].any(axis=1)).tolist():
             taken = rows["taken"][i] if needed is None else rows["taken"][i] & (lengths < needed)
             histories.append(_record(rows, i, lengths, dtype), taken, lengths, rows["surprising"][i])

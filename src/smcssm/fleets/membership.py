@@ -28,15 +28,16 @@ def engine_of(runtime: FleetRuntime, timing: clock.Timing, place: int) -> Engine
     """An engine that goes on as one series would; its record begins there."""
     state, smc = runtime.state, replace(runtime.smc, record=True)
     here, taken, length = np.asarray([place]), int(state.taken[place]), int(state.lengths[place])
-    history = History()
+    history, known = History(), clock.Clock(taken)
     if length:
         rows, marks = state.histories.own(place, length)
         history.append(rows, length, marks)
-    stamp = None if state.last is None or taken == 0 else state.last[place]
+        if state.last is not None:
+            last = state.last[place]
+            known = clock.Clock(taken, last, (), state.zone, clock.began(timing, last, rows.dt[:, 0]))
     with jax.enable_x64(True):
         population, pending = take(state.population, here), some_of(state.pending, here)
         population = compiled(sort_marginals, smc)(population)
-    known = clock.Clock(taken, stamp, (), None if stamp is None else state.zone)
     layout = state.layout if taken else None
     committed = Committed(population, pending, state.log_evidence[place : place + 1], known, layout, length)
     shell = Runtime(smc, 1, runtime.n_particles, runtime.seed, history, committed)
