@@ -15,7 +15,7 @@ import small
 import smcssm as ss
 from interrupts import interrupted
 from rows import block, cut, take_in
-from smcssm import assemble, journal
+from smcssm import assemble, files, journal
 from smcssm.container import Contents
 from smcssm.durable import Keeper, Moment
 from smcssm.files import LOCK, Lock
@@ -304,6 +304,15 @@ def test_after_a_sync_that_failed_no_call_is_taken(kept, monkeypatch):
         engine.step(1.0)
     assert engine.t == len(journal.read(path).history) == 20
     assert engine.copy().step(1.0).t == 21
+
+
+def test_the_names_of_new_folders_are_brought_to_the_disk(tmp_path, monkeypatch):
+    synced, sync = [], files.sync_folder
+    monkeypatch.setattr(files, "sync_folder", lambda path: (synced.append(path), sync(path)))
+    files.folder(tmp_path / "a" / "b")
+    assert sorted(synced) == [tmp_path, tmp_path / "a"]
+    files.folder(tmp_path / "a" / "b")
+    assert len(synced) == 2
 
 
 @pytest.mark.parametrize(("fsync", "syncs"), [(0.0, 20), (1e9, 1), (float("inf"), 1)])

@@ -33,6 +33,14 @@ def whole(path: Path) -> Iterator[BufferedIOBase]:
     sync_folder(path.parent)
 
 
+def folder(path: Path) -> None:
+    """Make a folder, and those above it, whose names are on the disk; nothing where there is one."""
+    new = [p for p in (path, *path.parents) if not p.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in new:
+        sync_folder(made.parent)
+
+
 def sync_folder(path: Path) -> None:
     """Wait until the disk has the names in a folder; elsewhere than on POSIX that cannot be asked for."""
     if os.name != "posix":

@@ -28,7 +28,7 @@ import numpy as np
 
 from smcssm.core import Observation
 from smcssm.errors import JournalError, ModelError
-from smcssm.files import LOCK, TEMPORARY, Lock, sweep, whole, why
+from smcssm.files import LOCK, TEMPORARY, Lock, folder, sweep, whole, why
 from smcssm.history import Columns, History, Store
 from smcssm.records import SEAL, RecordFile, described, record_type, seal
 
@@ -98,7 +98,7 @@ def created(journal: Journal, about: dict[str, Any]) -> Disk:
     """Rows in such a folder."""
     path = Path(journal.path).resolve()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        folder(path)
         found = next((f for f in sorted(path.iterdir()) if not _left_behind(f)), None)
     except OSError as error:
         raise ModelError(f"journal: {path} cannot be used as a folder: {why(error)}") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from smcssm.errors import JournalError, ModelError
-from smcssm.files import whole, why
+from smcssm.files import folder, whole, why
 
 FORMAT, MANIFEST, DRIVER = 1, "fleet.json", "driver"
 
@@ -27,7 +27,7 @@ class FencedError(JournalError):
 def begin(path: Path, told: dict[str, Any]) -> None:
     """The folder of a new fleet."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        folder(path)
         if (found := next(path.iterdir(), None)) is not None:
             remedy = "RayFleet.open resumes it" if (path / MANIFEST).exists() else "Give another one"
             raise ModelError(f"storage: the folder {path} is not empty: {found.name} is in it. {remedy}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from smcssm.distributed.shard import Answer, Part, Setup, Shard
 from smcssm.distributed.storage import FencedError, check_claim, folder_of
+from smcssm.files import folder
 from smcssm.fleet import Fleet
 from smcssm.fleets.rows import Block
 
@@ -24,9 +25,9 @@ class Worker:
     def open(self, part: Part, incarnation: int, upto: int | None) -> Answer:
         """Begin to serve a shard, as this incarnation of it."""
         check_claim(self._storage, self._setup.driver)
-        folder = folder_of(self._storage, part.number)
-        folder.mkdir(parents=True, exist_ok=True)
-        shard = self._shards[part.number] = Shard(self._setup, folder, part, incarnation, upto)
+        home = folder_of(self._storage, part.number)
+        folder(home)
+        shard = self._shards[part.number] = Shard(self._setup, home, part, incarnation, upto)
         return shard.answer()
 
     def take(self, number: int, incarnation: int, start: int, call: Block | np.ndarray, sync: bool) -> Answer:
