@@ -72,8 +72,8 @@ MUTATIONS = (
     Mutation(
         "every observation's inner particles are moved with the same key",
         "smc2/step.py",
-        "    key = stream(population.key, Stream.FILTER, obs.index)\n    before, population",
-        "    key = stream(population.key, Stream.FILTER, 0 * obs.index)\n    before, population",
+        "    key = stream(population.key, Stream.FILTER, obs.index)\n    belief, info",
+        "    key = stream(population.key, Stream.FILTER, 0 * obs.index)\n    belief, info",
         "tests/test_smc2.py::test_the_posterior_is_exact_although_the_likelihood_is_estimated",
     ),
     Mutation(
@@ -100,8 +100,8 @@ MUTATIONS = (
     Mutation(
         "one-step predictives are averaged with the weights after the observation",
         "smc2/step.py",
-        "_mixture(at_full_exponent(population), info, obs)",
-        "_mixture(at_full_exponent(new), info, obs)",
+        "w = before.normalise(at_full_exponent(population))",
+        "w = part.normalise(population.log_weight + increment)",
         "tests/test_engine.py::test_predictives_follow_the_conjugate_student_t",
     ),
     Mutation(

@@ -42,6 +42,8 @@ class Case(NamedTuple):
     """Of the observations, from theta, states, y and inputs."""
     innovations: int = 1
     particles: int = 1000
+    dense: bool = False
+    """Whether NUTS has to learn how states and hyperparameters go together: where data say much about each state."""
 
 
 def walk(first: Any, steps: Any, decay: Any = 1.0) -> Any:
@@ -132,6 +134,7 @@ CASES = (
         trend_states,
         gaussian,
         innovations=2,
+        dense=True,
     ),
     Case(
         "US consumption on income: a coefficient that wanders",
@@ -190,7 +193,8 @@ def by_nuts(case: Case, y: np.ndarray, inputs: Any, draws: int) -> tuple[dict[st
 
     start = time.process_time()
     options = dict(num_chains=4, chain_method="vectorized", progress_bar=False)
-    mcmc = MCMC(NUTS(model, target_accept_prob=0.95), num_warmup=draws, num_samples=draws, **options)
+    kernel = NUTS(model, target_accept_prob=0.95, dense_mass=case.dense)
+    mcmc = MCMC(kernel, num_warmup=draws, num_samples=draws, **options)
     mcmc.run(jax.random.key(0))
     chains = {k: np.asarray(v) for k, v in mcmc.get_samples(group_by_chain=True).items() if k in case.prior}
     import arviz as az  # imported before NumPyro, it leaves NumPyro without some of its parts

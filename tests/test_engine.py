@@ -503,7 +503,7 @@ def test_particles_that_a_likelihood_rules_out_leave_nothing_pending():
     with jax.enable_x64(True):
         n = population.log_lik.shape[-1]
         increment = jnp.where(jnp.arange(n) < 0.95 * n, -jnp.inf, -1.0)[None]
-        new, *_ = step.reweight(smc, population, increment)
+        new, *_ = step.reweight(smc, population, increment, jnp.ones(1, bool))
         np.testing.assert_array_equal(new.phi, 1.0)
         np.testing.assert_array_equal(new.pending, 0.0)
         assert np.isneginf(np.asarray(new.log_lik)).sum() == np.ceil(0.95 * n)

@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
+class Sums(NamedTuple):
+    """Of unnormalised weights: the logarithm of the largest, and over it the sums of weights and of their squares."""
+
+    top: Float[Array, "..."]
+    total: Float[Array, "..."]
+    squares: Float[Array, "..."]
+
+    @property
+    def log_total(self) -> Float[Array, "..."]:
+        """Log of the sum of weights; -inf when every weight is zero."""
+        return jnp.log(self.total) + self.top
+
+    @property
+    def effective_sample_size(self) -> Float[Array, "..."]:
+        """See the function of that name."""
+        return jnp.where(self.squares > 0, self.total**2 / jnp.where(self.squares > 0, self.squares, 1.0), 0.0)
+
+    def normalise(self, log_weight: Float[Array, "... n"]) -> Float[Array, "... n"]:
+        """The weights that were added up, so that they sum to one."""
+        return jnp.exp(log_weight - self.top[..., None]) / self.total[..., None]
+
+
+def sums(log_weight: Float[Array, "... n"]) -> Sums:
+    """What evidence, effective sample size and normalised weights have in common."""
+    top = jax.lax.stop_gradient(jnp.max(log_weight, axis=-1))
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    w = jnp.exp(log_weight - top[..., None])
+    return Sums(top, jnp.sum(w, axis=-1), jnp.sum(w * w, axis=-1))
+
+
 def normalise(log_weight: Float[Array, "... n"]) -> Float[Array, "... n"]:
     """Weights that sum to one."""
-    w, _ = _scaled(log_weight)
-    return w / jnp.sum(w, axis=-1, keepdims=True)
+    return sums(log_weight).normalise(log_weight)
 
 
 def log_mean_weight(log_weight: Float[Array, "... n"]) -> Float[Array, "..."]:
     """Log of the mean unnormalised weight; -inf when every weight is zero."""
-    w, top = _scaled(log_weight)
-    return jnp.log(jnp.sum(w, axis=-1)) + top[..., 0] - jnp.log(log_weight.shape[-1])
+    return sums(log_weight).log_total - jnp.log(log_weight.shape[-1])
 
 
 def effective_sample_size(log_weight: Float[Array, "... n"]) -> Float[Array, "..."]:
     """1 / sum of squared normalised weights (Kong, Liu & Wong 1994); 0 when every weight is zero."""
-    w, _ = _scaled(log_weight)
-    total, squares = jnp.sum(w, axis=-1), jnp.sum(w * w, axis=-1)
-    return jnp.where(squares > 0, total**2 / jnp.where(squares > 0, squares, 1.0), 0.0)
-
-
-def _scaled(log_weight: Float[Array, "... n"]) -> tuple[Float[Array, "... n"], Float[Array, "... 1"]]:
-    """Weights over the largest, and its logarithm: the same expression for all three, which XLA computes once."""
-    top = jax.lax.stop_gradient(jnp.max(log_weight, axis=-1, keepdims=True))
-    top = jnp.where(jnp.isfinite(top), top, 0.0)
-    return jnp.exp(log_weight - top), top
+    return sums(log_weight).effective_sample_size
 
 
 def distinct_sample_size(z: Float[Array, " n"], weight: Float[Array, " n"]) -> Float[Array, ""]:

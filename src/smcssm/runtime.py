@@ -27,11 +27,12 @@ from smcssm.errors import ImpossibleObservationError, ModelError
 from smcssm.history import History, pad
 from smcssm.ingest import Layout
 from smcssm.late import check_place
+from smcssm.resampling import sums
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.late import revise
-from smcssm.smc2.population import SMC2, Population, init, prior_draws
+from smcssm.smc2.population import SMC2, Population, at_full_exponent, init, prior_draws
 from smcssm.smc2.report import Row, recorded_quantiles, unpack
-from smcssm.smc2.step import advance, reported, row_at, with_stepped
+from smcssm.smc2.step import advance, row_at, whole_evidence, with_stepped
 from smcssm.smc2.warm import warm_start
 
 BLOCK = 64
@@ -371,7 +372,8 @@ def blank(smc: SMC2, n_series: int, noise_sd: bool = False, exposure: bool = Fal
 def after_move(smc: SMC2, population: Population) -> Any:
     """What is reported of a population anew, once it has been moved."""
     del smc
-    return reported(population)[0], recorded_quantiles(population)
+    part, whole = sums(population.log_weight), sums(at_full_exponent(population))
+    return whole_evidence(population, part, whole), recorded_quantiles(population, whole)
 
 
 def settled(status: np.ndarray, population: Population) -> np.ndarray:

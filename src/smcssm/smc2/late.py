@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from smcssm.core import FilterInfo, Observation, Status
 from smcssm.smc2.population import SMC2, Lag, Population, Stream, at_particles, stream
 from smcssm.smc2.report import Row, pack, recorded_quantiles
-from smcssm.smc2.step import checked, refused, reported, reweight, stepped
+from smcssm.smc2.step import checked, refused, reweight, stepped, whole_evidence
 
 
 def revise(
@@ -43,14 +43,14 @@ def revise(
     belief, lag, info = _anew(smc, population, rows, count, follows)
     increment, worst = checked(population.log_weight, info)
     impossible, unknown = refused(smc, population.log_weight, increment, worst)
-    new, pooled = reweight(smc, population, increment)
+    new, (_, part, whole, pooled) = reweight(smc, population, increment, jnp.ones_like(impossible))
     new = replace(new, belief=belief, lag=lag, t=population.t + 1)
     status = jnp.maximum(jnp.max(worst, axis=-1), jnp.where(new.phi < 1, Status.BRIDGING, Status.OK))
     status = jnp.where(impossible, Status.IMPOSSIBLE, status)
     nan = jnp.full(rows.y.shape[1:], jnp.nan)
-    log_evidence, ess, least = reported(new)
-    log_evidence = jnp.where(unknown, jnp.nan, log_evidence)
-    row = Row(log_evidence, nan, nan, nan, nan, ess, least, status, pooled, recorded_quantiles(new))
+    log_evidence = jnp.where(unknown, jnp.nan, whole_evidence(new, part, whole))
+    ess, least, quantiles = whole.effective_sample_size, part.effective_sample_size, recorded_quantiles(new, whole)
+    row = Row(log_evidence, nan, nan, nan, nan, ess, least, status, pooled, quantiles)
     pending = smc.schedule.advance(smc, pending, new, row, jax.tree.map(lambda leaf: leaf[0], feed))
     table = jax.tree.map(lambda leaf: leaf[None], row)
     return stepped(new), pending, pack(table, jnp.ones_like(count), smc.schedule.due(smc, pending, new))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from smcssm.resampling import normalise, weighted_quantile
+from smcssm.resampling import Sums, weighted_quantile
 from smcssm.smc2.population import Population, at_full_exponent
 
 RECORDED_QUANTILES = (0.05, 0.5, 0.95)
@@ -36,9 +36,12 @@ class Row(NamedTuple):
 
 
 
-def recorded_quantiles(population: Population) -> Float[Array, "h q s"]:
-    """Weighted quantiles of every hyperparameter entry, from the order kept since the last move."""
-    w = jnp.take_along_axis(normalise(at_full_exponent(population))[None], population.order, axis=-1)
+def recorded_quantiles(population: Population, whole: Sums) -> Float[Array, "h q s"]:
+    """Weighted quantiles of every hyperparameter entry, from the order kept since the last move.
+
+    ``whole`` are the sums of weights under the whole posterior.
+    """
+    w = jnp.take_along_axis(whole.normalise(at_full_exponent(population))[None], population.order, axis=-1)
     levels = jnp.asarray(RECORDED_QUANTILES)
     return jnp.moveaxis(weighted_quantile(population.ordered, w, levels), -1, 1)
 

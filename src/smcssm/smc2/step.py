@@ -14,6 +14,7 @@ apart from ``log_lik``, so that a likelihood of exp(-1e10) does not swallow the 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -22,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from smcssm.core import FilterInfo, Observation, Status
 from smcssm.gaussian import mixture_moments
-from smcssm.resampling import crps_of_draws, effective_sample_size, largest_exponent, log_mean_weight, normalise
+from smcssm.resampling import Sums, crps_of_draws, effective_sample_size, largest_exponent, sums
 from smcssm.smc2.population import SMC2, Lag, Population, Stream, at_full_exponent, at_particles, select, stream, times
 from smcssm.smc2.report import Row, pack, recorded_quantiles
 
@@ -35,7 +36,6 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
     Where no likelihood is positive and one is no number, nobody knows whether it is impossible: an evidence of NaN.
     """
     key = stream(population.key, Stream.FILTER, obs.index)
-    before, population = population, forget(smc, population)
     belief, info = smc.filter.step(key, population.params, population.belief, at_particles(obs))
     increment, status = checked(population.log_weight, info)
     impossible, unknown = refused(smc, population.log_weight, increment, status)
@@ -45,28 +45,26 @@ def observe(smc: SMC2, population: Population, obs: Observation) -> tuple[Popula
             lambda: _as_missing(smc, key, population, obs, belief, increment, impossible),
             lambda: (belief, increment),
         )
-    new, pooled = reweight(smc, population, increment)
-    new = eqx.tree_at(lambda p: (p.belief, p.t), new, (belief, population.t + 1))
     taken = ~unknown if smc.impossible == "missing" else ~unknown & ~impossible
     if obs.reported is not None:
         taken, impossible, unknown = (of & obs.reported for of in (taken, impossible, unknown))
-    new = select(taken, new, before)
+    new, (w, part, whole, pooled) = reweight(smc, forget(smc, population, taken), increment, taken)
+    new = eqx.tree_at(lambda p: (p.belief, p.t), new, (select(taken, belief, population.belief), new.t + taken))
     status = jnp.maximum(jnp.max(status, axis=-1), jnp.where(new.phi < 1, Status.BRIDGING, Status.OK))
     status = jnp.where(impossible, Status.IMPOSSIBLE, status)
-    mean, sd, pit, crps = _mixture(at_full_exponent(population), info, obs)
+    mean, sd, pit, crps = _mixture(w, info, obs)
     pit = jnp.where(impossible[None], jnp.nan, pit)
-    log_evidence, ess, least = reported(new)
-    log_evidence = jnp.where(unknown, jnp.nan, log_evidence)
-    row = Row(log_evidence, mean, sd, pit, crps, ess, least, status, pooled, recorded_quantiles(new))
-    return new, row
+    log_evidence = jnp.where(unknown, jnp.nan, whole_evidence(new, part, whole))
+    ess, least, quantiles = whole.effective_sample_size, part.effective_sample_size, recorded_quantiles(new, whole)
+    return new, Row(log_evidence, mean, sd, pit, crps, ess, least, status, pooled, quantiles)
 
 
-def forget(smc: SMC2, population: Population) -> Population:
+def forget(smc: SMC2, population: Population, series: Bool[Array, " s"]) -> Population:
     """Flatten the likelihood so far: L <- L^forgetting. The evidence becomes the sum of one-step predictives."""
     if smc.forgetting == 1:
         return population
-    p, keep = population, smc.forgetting
-    log_weight = p.log_weight + times(keep - 1 + jnp.zeros_like(p.phi)[:, None], p.log_lik)
+    p, keep = population, jnp.where(series, smc.forgetting, 1.0)[:, None]
+    log_weight = p.log_weight + times(keep - 1, p.log_lik)
     changed = (log_weight, keep * p.log_lik)
     return eqx.tree_at(lambda p: (p.log_weight, p.log_lik), p, changed)
 
@@ -111,47 +109,79 @@ def _as_missing(
     return select(impossible, only_time, belief), jnp.where(impossible[:, None], 0.0, increment)
 
 
+class Weighted(NamedTuple):
+    """Weights around one observation: normalised before it, and sums of them after it.
+
+    ``before`` and ``whole`` are under the whole posterior, ``part`` is of the population as it is weighted; ``pooled``
+    marks the series in which the observation is partly pending.
+    """
+
+    before: Float[Array, "s n"]
+    part: Sums
+    whole: Sums
+    pooled: Bool[Array, " s"]
+
+
 def reweight(
-    smc: SMC2, population: Population, increment: Float[Array, "s n"]
-) -> tuple[Population, Bool[Array, " s"]]:
-    """Weights and evidence after an increment, and where it was a surprise and is partly pending."""
-    old = population.log_weight
-    surprise, phi = jnp.zeros_like(population.phi, bool), population.phi
+    smc: SMC2, population: Population, increment: Float[Array, "s n"], taken: Bool[Array, " s"]
+) -> tuple[Population, Weighted]:
+    """Weights and evidence after an increment, in the series that take it."""
+    old = sums(population.log_weight)
+    new = select(taken, sums(population.log_weight + increment), old)
+    before, part, whole, phi = at_once = (old, new, new, population.phi)
+    pooled = jnp.zeros_like(taken)
     if smc.schedule.tempering:
-        surprise = _is_surprise(old, increment, population.z.shape[0])
-        phi = jax.lax.cond(
-            jnp.any(surprise),
-            lambda: _exponents(population, increment, surprise),
-            lambda: phi,
+        surprise = _is_surprise(old, new, *population.z.shape[::2])
+        tempered = surprise | (phi < 1)
+        before, part, whole, phi = jax.lax.cond(
+            jnp.any(tempered),
+            lambda: select(tempered, _in_parts(population, increment, surprise, taken), at_once),
+            lambda: at_once,
         )
-        surprise = surprise & (phi < 1)
-    settled = population.log_lik + jnp.where(surprise[:, None], 0.0, increment)
-    pending = population.pending + jnp.where(surprise[:, None], increment, 0.0)
-    entering = jnp.where(surprise[:, None], times(phi[:, None], increment), increment)
-    new = old + times((phi - population.phi)[:, None], population.pending) + entering
-    log_evidence = population.log_evidence + (log_mean_weight(new) - log_mean_weight(old))
-    changed = (new, settled, pending, phi, log_evidence)
-    population = eqx.tree_at(
-        lambda p: (p.log_weight, p.log_lik, p.pending, p.phi, p.log_evidence), population, changed
+        pooled = surprise & (phi < 1)
+    w = before.normalise(at_full_exponent(population))
+    log_evidence = population.log_evidence + jnp.where(taken, part.log_total - old.log_total, 0.0)
+    population = replace(_entered(population, increment, phi, pooled, taken), log_evidence=log_evidence)
+    return population, Weighted(w, part, whole, pooled)
+
+
+def _in_parts(
+    population: Population, increment: Float[Array, "s n"], surprise: Bool[Array, " s"], taken: Bool[Array, " s"]
+) -> tuple[Sums, Sums, Sums, Float[Array, " s"]]:
+    """Sums before, after, and after with nothing pending, and exponents, where some likelihoods enter in parts."""
+    phi = jax.lax.cond(
+        jnp.any(surprise), lambda: _exponents(population, increment, surprise), lambda: population.phi
     )
-    return population, surprise
+    new = _entered(population, increment, phi, surprise & (phi < 1), taken)
+    return sums(at_full_exponent(population)), sums(new.log_weight), sums(at_full_exponent(new)), phi
 
 
-def reported(population: Population) -> tuple[Float[Array, " s"], Float[Array, " s"], Float[Array, " s"]]:
-    """Log evidence and ESS under the whole posterior, and the ESS of the population as it is weighted."""
-    whole = at_full_exponent(population)
-    rest = log_mean_weight(whole) - log_mean_weight(population.log_weight)
-    log_evidence = population.log_evidence + jnp.where(population.phi < 1, rest, 0.0)
-    return log_evidence, effective_sample_size(whole), effective_sample_size(population.log_weight)
+def _entered(
+    population: Population,
+    increment: Float[Array, "s n"],
+    phi: Float[Array, " s"],
+    pooled: Bool[Array, " s"],
+    taken: Bool[Array, " s"],
+) -> Population:
+    """The population with an increment, pending or settled, and what is pending entered as far as ``phi``."""
+    increment, pooled = jnp.where(taken[:, None], increment, 0.0), pooled[:, None]
+    settled = population.log_lik + jnp.where(pooled, 0.0, increment)
+    pending = population.pending + jnp.where(pooled, increment, 0.0)
+    entering = jnp.where(pooled, times(phi[:, None], increment), increment)
+    log_weight = population.log_weight + times((phi - population.phi)[:, None], population.pending) + entering
+    changed = (log_weight, settled, pending, phi)
+    return eqx.tree_at(lambda p: (p.log_weight, p.log_lik, p.pending, p.phi), population, changed)
 
 
-def _is_surprise(
-    log_weight: Float[Array, "s n"], increment: Float[Array, "s n"], size: int
-) -> Bool[Array, " s"]:
+def whole_evidence(population: Population, part: Sums, whole: Sums) -> Float[Array, " s"]:
+    """Log evidence with what is pending let in at once, from the sums of weights without it and with it."""
+    return population.log_evidence + jnp.where(population.phi < 1, whole.log_total - part.log_total, 0.0)
+
+
+def _is_surprise(old: Sums, new: Sums, size: int, n: int) -> Bool[Array, " s"]:
     """Whether one increment takes the ESS below what a proposal of ``size`` dimensions can be fitted to."""
-    n = log_weight.shape[-1]
     floor = min(max(0.1 * n, 10.0 * size), 0.5 * n)
-    before, after = effective_sample_size(log_weight), effective_sample_size(log_weight + increment)
+    before, after = old.effective_sample_size, new.effective_sample_size
     return (after < floor) & (after < 0.5 * before)
 
 
@@ -201,9 +231,9 @@ def tempering_exponent(
     return largest_exponent(alive, pending, room, 0.5 * effective_sample_size(alive))
 
 
-def _mixture(log_weight: Float[Array, "s n"], info: FilterInfo, obs: Observation) -> tuple[Array, Array, Array, Array]:
+def _mixture(w: Float[Array, "s n"], info: FilterInfo, obs: Observation) -> tuple[Array, Array, Array, Array]:
     """Mean, sd, PIT and CRPS of the one-step predictive, hyperparameters integrated out; CRPS from its draws."""
-    w = normalise(log_weight)[None]
+    w = w[None]
     mean, sd = mixture_moments(w, info.mean, info.sd, -1)
     pit = jnp.sum(jnp.where(w > 0, w * info.pit, 0.0), axis=-1)
     crps = jnp.full_like(mean, jnp.nan) if info.draw is None else crps_of_draws(obs.y, info.draw, w)
