@@ -249,7 +249,7 @@ def interval(mine: tuple, theirs: tuple, rounds: int = 4000) -> tuple[float, flo
 
 def compare(problem: str, who: str, length: int, sizes: tuple[int, int], quick: bool, mine: Any) -> Any:
     """One row, beside what was measured of ours."""
-    p, seeds, budget = PROBLEMS[problem], 16 if quick else 32, 10.0 if quick else 600.0
+    p, seeds, budget = PROBLEMS[problem], 16 if quick else 32, 30.0 if quick else 600.0
     found = mine[str(length)]
     pilot = np.concatenate([np.array(r["draws"]) for r in found], axis=1)
     right = truth(p, p.data(length), pilot, 40_000 if quick else 200_000)
@@ -273,7 +273,7 @@ def rows(quick: bool) -> list[dict[str, Any]]:
     short, tiny = (100, 50) if quick else (250, 100)
     out = []
     for problem in PROBLEMS:
-        job = ("--case", "ours", problem, f"1000,{short},{tiny}", str(N), "0", str(12 if quick else 32), "1e9")
+        job = ("--case", "ours", problem, f"1000,{short},{tiny}", str(N), "0", "32", "1e9")
         mine = environments.ask_of(sys.executable, "headline", *job, limit=1800)
         out.append(compare(problem, "particles IBIS", 1000, (1000, 0), quick, mine))
         out.append(compare(problem, "particles SMC2", short, (200, 100), quick, mine))
