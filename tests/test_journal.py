@@ -16,6 +16,7 @@ import smcssm as ss
 from interrupts import interrupted
 from rows import block, cut, take_in
 from smcssm import assemble, files, journal
+from smcssm.checkpoint import Folder
 from smcssm.container import Contents
 from smcssm.durable import Keeper, Moment
 from smcssm.files import LOCK, Lock
@@ -389,6 +390,13 @@ def test_a_checkpoint_that_fails_does_not_fail_a_call(tmp_path):
     for t in (9, 5, 6):  # the journal was put back to an earlier one, and 9 is of rows that are gone
         keeper.now(lambda t=t: Moment(t, lambda: None, lambda: Contents({}, {})))
     assert [int(file.stem) for file in keeper.folder.files()] == [9, 6]
+
+
+def test_a_checkpoint_does_not_bring_back_a_journal_that_was_removed(tmp_path):
+    gone = tmp_path / "gone"
+    with pytest.raises(ss.errors.CheckpointError, match="cannot be used as a folder"):
+        Folder(gone / "checkpoints").write(1, Contents({}, {}))
+    assert not gone.exists()
 
 
 def test_a_header_that_is_not_its_own_is_refused(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from smcssm import container
 from smcssm.container import Contents
 from smcssm.errors import CheckpointError
-from smcssm.files import folder, sweep, why
+from smcssm.files import sweep, sync_folder, why
 
 SUFFIX = ".npz"
 
@@ -32,7 +32,8 @@ class Folder:
             CheckpointError: it cannot be written; the others are intact.
         """
         try:
-            folder(self.path)
+            self.path.mkdir(exist_ok=True)  # not what is above it: a journal that was removed stays away
+            sync_folder(self.path.parent)
         except OSError as error:
             raise CheckpointError(f"{self.path} cannot be used as a folder: {why(error)}") from error
         container.write(self.path / f"{t:015d}{SUFFIX}", contents, self._key)
