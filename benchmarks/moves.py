@@ -18,8 +18,8 @@ import numpy as np
 import smcssm as ss
 from smcssm.smc2.adapt import compiled
 from smcssm.smc2.challengers import replay
-from smcssm.smc2.kernels.gradient import slope_at
 from smcssm.smc2.kernels.metropolis import draw, fitting
+from smcssm.smc2.target import value_and_gradient
 
 MODELS = {
     "local level": lambda: ss.models.LocalLevel(0.0, 10.0),
@@ -78,7 +78,7 @@ def run(model: str, move: str, t: int, n: int, runs: int) -> dict[str, float]:
         start = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)[0]
         unit = least(lambda: replay(smc, population, start, history, since, *counters).log_lik)
         view = jax.device_put(history.view(since))
-        gradient = least(lambda: compiled(slope_at, smc)(population, view, np.int64(0)).value)
+        gradient = least(lambda: compiled(value_and_gradient, smc)(population.key, view, population.phi, population.z))
         whole = least(lambda: smc.kernel.move(smc, population, history, since, due, rung=0, max_sweeps=1)[0].z, 3)
     return {
         "d": smc.prior.size,

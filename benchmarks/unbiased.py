@@ -92,7 +92,7 @@ class Frozen(ss.Immediate):
             for number, (proposal, tuning) in enumerate(sweeps):
                 each = jax.tree.map(lambda a: jnp.concatenate([a] * len(due)), tuning)
                 counters = np.int64(rung), np.int64(number)
-                population, *_ = metropolis._sweep(smc, proposal, each, population, history, since, due, counters)
+                population, *_ = metropolis.sweep_once(smc, proposal, each, population, history, since, due, counters)
         return pending, population, MoveReport.start(population, due).end()
 
 
@@ -101,7 +101,7 @@ PLAN: dict[int, list[Sweeps]] = {}
 
 def recorded(engine: ss.Engine, y: np.ndarray) -> dict[int, list[Sweeps]]:
     """The moves of one run."""
-    sweep, plan = metropolis._sweep, {}
+    sweep, plan = metropolis.sweep_once, {}
 
     def noting(smc: Any, proposal: Any, tuning: Any, population: Any, history: Any, *rest: Any) -> Any:
         moves, (rung, number) = plan.setdefault(len(history), []), rest[-1]
@@ -111,7 +111,7 @@ def recorded(engine: ss.Engine, y: np.ndarray) -> dict[int, list[Sweeps]]:
         moves[rung].append((proposal, tuning))
         return sweep(smc, proposal, tuning, population, history, *rest)
 
-    with mock.patch.object(metropolis, "_sweep", noting):
+    with mock.patch.object(metropolis, "sweep_once", noting):
         engine.update(y, progress=False)
     return plan
 

@@ -435,7 +435,7 @@ def test_a_prior_without_a_gradient_is_refused_by_gradient_moves_only():
 
 @pytest.mark.slow
 def test_one_compilation_per_doubling(monkeypatch):
-    """Two programs see all of history at once, and only they are compiled anew when its room doubles."""
+    """One program sees all of history at once, and only that is compiled anew when its room doubles."""
     monkeypatch.setattr(history, "SEGMENT", history.CHUNK)
     e = engine(ss.moves.HMC(2), n_particles=64, runs=1, record=None)
     e.warmup()
@@ -451,15 +451,15 @@ def test_one_compilation_per_doubling(monkeypatch):
         jax.monitoring.clear_event_listeners()
     rooms = [np.any((moved >= low) & (moved < high)) for low, high in ((256, 512), (512, 1000))]
     assert all(rooms)
-    assert len(compiled) == 4
+    assert len(compiled) == 2
     assert min(compiled) >= 250
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["HMC", "NUTS", "MALA"])
 def test_memory_of_a_move_over_a_long_history(name):
-    code = f"""
-        import resource, jax, numpy as np, smcssm as ss
+    code = rf"""
+        import re, jax, numpy as np, smcssm as ss
         from smcssm.history import History
         from smcssm.ingest import Clock, to_block
         model = ss.models.LocalLinearTrend()
@@ -474,7 +474,7 @@ def test_memory_of_a_move_over_a_long_history(name):
             moved, told = smc.kernel.move(smc, population, history, since, due, rung=0, max_sweeps=2)
             jax.block_until_ready(moved.z)
         assert told.sweeps[0] >= 1
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        print(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert int(done.stdout) * 1024 < 2 * 2**30

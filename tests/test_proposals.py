@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 import smcssm as ss
 from smcssm.priors import FromFunctions
 from smcssm.smc2.proposals import Mixture, RandomWalk
+from smcssm.smc2.proposals.mixture import within_modes
 from smcssm.smc2.proposals.points import clean
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -147,6 +148,16 @@ def test_a_random_walk_has_the_shape_of_the_population():
     z = jnp.asarray(one_mode(3, 2000))
     chol = RandomWalk().fit(z, jnp.zeros(2000), jnp.zeros(3), jnp.ones(3))
     np.testing.assert_allclose(chol @ chol.T, 2.38**2 / 3 * np.cov(z, bias=True), rtol=1e-6)
+
+
+def test_covariance_within_modes():
+    rng = np.random.default_rng(6)
+    inside = np.array([[0.02, 0.0], [0.05, 0.3]]) @ rng.normal(size=(2, 1000))
+    apart = inside + np.where(rng.uniform(size=1000) < 0.2, [[-2.0], [0.5]], [[2.0], [0.0]])
+    for z, accuracy in ((inside, 1e-6), (apart, 0.02)):
+        chol = within_modes(jnp.asarray(z), jnp.zeros(1000), jnp.zeros(2), jnp.ones(2))
+        standard = np.linalg.solve(chol, inside - inside.mean(axis=1, keepdims=True))
+        np.testing.assert_allclose(np.cov(standard, bias=True), np.eye(2), atol=accuracy)
 
 
 @pytest.mark.parametrize("share", [0.07, 0.93])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +33,24 @@ class Batch(NamedTuple):
         order = np.argsort(earlier.series, kind="stable")
         return order[np.searchsorted(earlier.series, self.series, sorter=order)]
 
-    def spread(self, told: Array, n_series: int) -> np.ndarray:
+    def spread(self, told: Array | np.ndarray, n_series: int) -> np.ndarray:
         """What is told of each, for all series; 0 of the others."""
         out = np.zeros(n_series, told.dtype)
         out[self.series[self.due]] = np.asarray(told)[self.due]
         return out
+
+    def part(self, population: Any, history: Any, since: Int[np.ndarray, " s"]) -> tuple[Any, Any, Any]:
+        """Population, history and lengths of these series alone."""
+        if len(self.due) == len(since):
+            return population, history, since
+        return take(population, self.series), history.of(self.series), since[self.series]
+
+    def whole(self, population: Any, part: Any, *told: Array | np.ndarray) -> tuple[Any, ...]:
+        """The population with these series as they are in ``part``; and what is told of each, for all series."""
+        n_series = len(population.t)
+        if len(self.due) == n_series:
+            return part, *told
+        return put(population, self.back(n_series), part), *(self.spread(a, n_series) for a in told)
 
 
 def batches(
@@ -65,9 +78,15 @@ def size_for(count: int, n_series: int) -> int:
     return enough if not smaller or 2 * count > enough else smaller[-1]
 
 
-def batch(series: Int[np.ndarray, " d"], n_series: int) -> Batch:
+def some(due: Bool[np.ndarray, " s"], sizes: Sequence[int] = SIZES) -> Batch:
+    """The series that are due in the smallest batch that holds them; in one of all, these as they are."""
+    few = batch(np.flatnonzero(due), len(due), sizes)
+    return Batch(np.arange(len(due)), due) if len(few.due) == len(due) else few
+
+
+def batch(series: Int[np.ndarray, " d"], n_series: int, sizes: Sequence[int] = SIZES) -> Batch:
     """These series in the smallest batch that holds them, or in one of all."""
-    size = next((size for size in SIZES if len(series) <= size < n_series), n_series)
+    size = next((size for size in sizes if len(series) <= size < n_series), n_series)
     padding = np.full(size - len(series), series[0])
     return Batch(np.concatenate([series, padding]), np.arange(size) < len(series))
 

@@ -1,6 +1,7 @@
 """What moves along gradients share: coordinates and steps tuned from the population, and a replay that settles it.
 
-    chol chol' = covariance of each group                the inverse mass matrix, as coordinates u = chol^-1 z
+    z <- one sweep of ``Metropolis("independent")``      which carries particles far, and from mode to mode
+    chol chol' = covariance of each group, within modes  the inverse mass matrix, as coordinates u = chol^-1 z
     u' ~ kernel(u, step)                                 by blackjax, for all particles together
     z' = chol u';  log_lik', pending', belief'           by one pass of the filter, as in every other move
     step <- step exp(2 (acceptance - goal))              for the next sweep of this move
@@ -25,13 +26,16 @@ from smcssm.core import AbstractKernel, Status
 from smcssm.errors import ModelError
 from smcssm.history import History, View
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, move_key, resample
+from smcssm.smc2.batch import some
 from smcssm.smc2.challengers import Challengers, accept, replay
-from smcssm.smc2.kernels.metropolis import fit
+from smcssm.smc2.kernels.metropolis import fitting, of_the_others, sweep_once
 from smcssm.smc2.population import SMC2, Population, fold_in, particles
-from smcssm.smc2.proposals import RandomWalk
+from smcssm.smc2.proposals.mixture import Mixture, within_modes
 from smcssm.smc2.sweeps import Moved, decorrelate
 from smcssm.smc2.target import of_one_particle, value_and_gradient
 
+INDEPENDENT = Mixture()
+SIZES = (1, 4, 16, 64, 256)  # of batches: gradients are dear, and programs for them take long to compile
 JITTER = 0.2  # steps vary by this share, particle by particle: no trajectory closes on itself for all of them
 
 
@@ -51,17 +55,9 @@ class Outcome(NamedTuple):
     broken: Bool[Array, ""]
 
 
-class Slope(NamedTuple):
-    """Density and gradient at particles, under the target of one rung."""
-
-    value: Float[Array, "s n"]
-    gradient: Float[Array, "z s n"]
-
-
 class Proposed(NamedTuple):
     """What the transitions of one sweep say of every particle."""
 
-    slope: Slope
     moved: Bool[Array, "s n"]
     acceptance: Float[Array, " s"]
     broken: Bool[Array, " s"]
@@ -112,35 +108,36 @@ class AbstractGradient(AbstractKernel):
         rung: int,
         max_sweeps: int,
     ) -> tuple[Population, Moved]:
-        """Resample, then one transition per particle and sweep."""
+        """Resample; each sweep is an independent proposal and then a transition, of those series alone that are due."""
         population = compiled(resample, smc)(population, due, np.int64(rung))
-        view = jax.device_put(history.view(since))
-        slope = compiled(slope_at, smc)(population, view, np.int64(rung))
         first, longest = self.steps(len(population.z))
-        step = np.full(due.shape, first)
+        step, seen = np.full(due.shape, first), (np.zeros(0, int), None)
 
         def sweep(population: Population, due: Bool[np.ndarray, " s"], number: int) -> Any:
-            nonlocal slope, step
-            counters = (np.int64(rung), np.int64(number))
-            challengers, proposed = compiled(propose, smc, self)(population, view, slope, step, *counters)
-            challengers = replay(smc, population, challengers, history, since, *counters)
-            population, slope, status = compiled(settle, smc)(population, slope, challengers, proposed, due, *counters)
-            rate = np.asarray(proposed.acceptance)
-            step = np.minimum(step * np.exp(2 * (rate - self.goal)), longest)
-            return population, rate, status
+            nonlocal seen
+            far, near = ((np.int64(rung), np.int64(2 * number + k)) for k in (0, 1))
+            few = some(due, SIZES)
+            part, past, lengths = few.part(population, history, since)
+            if not np.array_equal(seen[0], few.series):
+                seen = few.series, jax.device_put(past.view(lengths))
+            tuning = fitting(smc, INDEPENDENT, part)
+            part, _, told = sweep_once(smc, INDEPENDENT, tuning, part, past, lengths, few.due, far)
+            challengers, proposed = compiled(propose, smc, self)(part, seen[1], step[few.series], *near)
+            challengers = replay(smc, part, challengers, past, lengths, *near)
+            part, status = compiled(settle, smc)(part, challengers, proposed, few.due, *near)
+            population, rate, status = few.whole(population, part, proposed.acceptance, np.maximum(told, status))
+            step[due] = np.minimum(step * np.exp(2 * (np.asarray(rate) - self.goal)), longest)[due]
+            return population, np.asarray(rate), status
 
         return decorrelate(smc, population, sweep, due, max_sweeps)
 
     def warmup(self, smc: SMC2, population: Population, history: History) -> Population:
         """Compile every program of a move, for a history of up to a segment."""
-        due, since = np.ones(population.t.shape, bool), np.full(population.t.shape, len(history))
-        return self.move(smc, population, history, since, due, rung=0, max_sweeps=1)[0]
-
-
-def slope_at(smc: SMC2, population: Population, view: View, rung: Int[Array, ""]) -> Slope:
-    """Density and gradient where the particles are."""
-    key = fold_in(move_key(population, rung, 0), 5)
-    return Slope(*value_and_gradient(smc, key, view, population.phi, population.z))
+        n = len(population.t)
+        for size in (*(few for few in SIZES if few < n), n):
+            due, since = np.arange(n) < size, np.full(n, len(history))
+            population, _ = self.move(smc, population, history, since, due, rung=0, max_sweeps=1)
+        return population
 
 
 def propose(
@@ -148,14 +145,13 @@ def propose(
     kernel: AbstractGradient,
     population: Population,
     view: View,
-    slope: Slope,
     step: Float[Array, " s"],
     rung: Int[Array, ""],
     sweep: Int[Array, ""],
 ) -> tuple[Challengers, Proposed]:
     """One transition of every particle, and filters started where it ends."""
     key, (s, n) = move_key(population, rung, sweep), population.log_lik.shape
-    chol = fit(smc, RandomWalk(factor=len(population.z) ** 0.5), population)  # the population's own
+    chol = of_the_others(smc, within_modes, population)
     inverse = jax.vmap(lambda c: jax.scipy.linalg.solve_triangular(c, jnp.eye(len(c)), lower=True))(chol)
 
     def together(context: Any, u: Float[Array, "p z"]) -> tuple[Float[Array, " p"], Float[Array, "p z"]]:
@@ -163,24 +159,25 @@ def propose(
         value, gradient = value_and_gradient(smc, key, view, phi, _unturned(smc, chol, u))
         return value.reshape(-1), _turned(smc, chol.mT, gradient)
 
-    log_density = of_one_particle(together, (chol, fold_in(key, 5), view, population.phi))
+    context = chol, fold_in(key, 5), view, population.phi
+    log_density = of_one_particle(together, context)
 
     def transition(key: Array, point: Point, step: Float[Array, ""]) -> Outcome:
         return kernel.transition(key, point, log_density, step)
 
-    here = Point(_turned(smc, inverse, population.z), slope.value.reshape(-1), _turned(smc, chol.mT, slope.gradient))
+    u = _turned(smc, inverse, population.z)
+    here = Point(u, *together(context, u))
     keys = jax.vmap(lambda k: jax.random.split(k, n))(fold_in(key, 6))
     jitter = jax.vmap(lambda k: jax.random.uniform(k, (n,), jnp.float64, 1 - JITTER, 1 + JITTER))(fold_in(key, 7))
     there, acceptance, broken = jax.vmap(transition)(keys.reshape(-1), here, (step[:, None] * jitter).reshape(-1))
 
     moved = jnp.any(there.position != here.position, axis=-1).reshape(s, n)
     z = jnp.where(moved[None], _unturned(smc, chol, there.position), population.z)
-    new = Slope(there.logdensity.reshape(s, n), _unturned(smc, inverse.mT, there.logdensity_grad))
     acceptance, broken = jnp.mean(acceptance.reshape(s, n), axis=-1), jnp.any(broken.reshape(s, n), axis=-1)
     blank = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0, 0]), view.rows)
     params, belief = particles(smc, fold_in(key, 2), z, blank)
     zero = jnp.zeros_like(population.log_lik)
-    return Challengers(z, params, belief, zero, zero), Proposed(new, moved, acceptance, broken)
+    return Challengers(z, params, belief, zero, zero), Proposed(moved, acceptance, broken)
 
 
 def _turned(smc: SMC2, A: Float[Array, "f z z"], a: Float[Array, "z s n"]) -> Float[Array, "p z"]:
@@ -196,16 +193,13 @@ def _unturned(smc: SMC2, A: Float[Array, "f z z"], a: Float[Array, "p z"]) -> Fl
 def settle(
     smc: SMC2,
     population: Population,
-    slope: Slope,
     challengers: Challengers,
     proposed: Proposed,
     due: Bool[Array, " s"],
     rung: Int[Array, ""],
     sweep: Int[Array, ""],
-) -> tuple[Population, Slope, Int[Array, " s"]]:
+) -> tuple[Population, Int[Array, " s"]]:
     """Take the particles that have moved, with what their replay says; not those whose density is not finite there."""
     decided = jnp.where(proposed.moved, jnp.inf, -jnp.inf)
     new, _, status = accept(smc, population, challengers, decided, due, rung, sweep)
-    taken = proposed.moved & jnp.all(new.z == challengers.z, axis=0)
-    slope = jax.tree.map(lambda a, b: jnp.where(taken, a, b), proposed.slope, slope)
-    return new, slope, jnp.maximum(status, jnp.where(proposed.broken, Status.NOT_FINITE, Status.OK))
+    return new, jnp.maximum(status, jnp.where(proposed.broken, Status.NOT_FINITE, Status.OK))

@@ -10,6 +10,7 @@ pseudo-marginal move of Andrieu & Roberts (2009).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from smcssm.errors import ModelError
 from smcssm.history import History
 from smcssm.smc2 import relabel
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, move_key, resample, the_others
-from smcssm.smc2.batch import Batch, batch, put, take, take_first
+from smcssm.smc2.batch import some, take_first
 from smcssm.smc2.challengers import Challengers, accept, replay
 from smcssm.smc2.evidence import corrected, importance_weights
 from smcssm.smc2.population import SMC2, Population, fold_in, particles
@@ -75,20 +76,13 @@ class Metropolis(AbstractKernel):
         def sweep(population: Population, due: Bool[np.ndarray, " s"], number: int) -> Any:
             nonlocal fitted
             counters, proposal = (np.int64(rung), np.int64(number)), self.proposals[number % len(self.proposals)]
-            few = batch(np.flatnonzero(due), len(due))
-            if whole := len(few.due) == len(due):
-                few = Batch(np.arange(len(due)), due)
-            here = (population, history, since, due) if whole else (
-                take(population, few.series), history.of(few.series), since[few.series], few.due
-            )
+            few = some(due)
+            here = few.part(population, history, since)
             if number % len(self.proposals) == 0 or fitted[0] != proposal:
                 fitted = proposal, few, fitting(smc, proposal, here[0])
             elif len(few.due) != len(fitted[1].due) or (few.series != fitted[1].series).any():
                 fitted = proposal, few, take_first(fitted[2], few.among(fitted[1]), smc.folds)
-            part, *told = _sweep(smc, proposal, fitted[2], *here, counters)
-            if whole:
-                return part, *told
-            return put(population, few.back(len(due)), part), *(few.spread(a, len(due)) for a in told)
+            return few.whole(population, *sweep_once(smc, proposal, fitted[2], *here, few.due, counters))
 
         population, moved = decorrelate(smc, population, sweep, due, max_sweeps)
         if self.relabel:  # not within a sweep: other names would pass for having left a place
@@ -101,7 +95,7 @@ class Metropolis(AbstractKernel):
         population = compiled(resample, smc)(population, due, np.int64(0))
         for number, proposal in enumerate(self.proposals):
             tuning, counters = fitting(smc, proposal, population), (np.int64(0), np.int64(number))
-            population, *_ = _sweep(smc, proposal, tuning, population, history, since, due, counters)
+            population, *_ = sweep_once(smc, proposal, tuning, population, history, since, due, counters)
         if self.relabel:
             compiled(relabel.anew, smc)(population, due, np.int64(0), np.int64(0))
         return population
@@ -112,7 +106,7 @@ def fitting(smc: SMC2, proposal: AbstractProposal, population: Population) -> Py
     return compiled(fit, smc, proposal)(replace(population, belief=None))
 
 
-def _sweep(
+def sweep_once(
     smc: SMC2,
     proposal: AbstractProposal,
     tuning: PyTree[Array],
@@ -180,7 +174,12 @@ def draw(
 
 
 def fit(smc: SMC2, proposal: AbstractProposal, population: Population) -> PyTree[Array]:
-    """The proposal's tuning for every fold of every series, from the particles that are not in it.
+    """The proposal's tuning for every fold of every series."""
+    return of_the_others(smc, proposal.fit, population)
+
+
+def of_the_others(smc: SMC2, fit: Callable[..., PyTree[Array]], population: Population) -> PyTree[Array]:
+    """What ``fit(z, log_weight, centre, scale)`` says for every fold of every series, from the particles not in it.
 
     Fitted to the particles that it moves, a proposal knows them too well: those in its tails leave too readily, and the
     posterior comes out too narrow by d / n (measured with 10 hyperparameters and folds of 250: sds 1.7% small, log
@@ -189,7 +188,7 @@ def fit(smc: SMC2, proposal: AbstractProposal, population: Population) -> PyTree
     z, w = the_others(smc, population.z), the_others(smc, population.log_weight)
     each = len(z) // len(population.t)
     of_prior = (jnp.repeat(a[..., 0].T, each, axis=0) for a in (population.centre, population.scale))
-    return jax.vmap(proposal.fit)(z, w, *of_prior)
+    return jax.vmap(fit)(z, w, *of_prior)
 
 
 def blank_like(obs: Observation) -> Observation:

@@ -81,16 +81,39 @@ class Mixture(AbstractProposal):
         return jnp.logaddexp(_log_density(body, z_new, _BODY), _log_density(wide, z_new, _WIDE))
 
 
+def within_modes(
+    z: Float[Array, "z n"], log_weight: Float[Array, " n"], centre: Float[Array, " z"], scale: Float[Array, " z"]
+) -> Float[Array, "z z"]:
+    """Cholesky factor of the population's covariance; where it has two modes, less that between them."""
+    points = clean(z, log_weight, centre, scale)
+    y = _standard(points)
+    body = _one_or_two(points)
+    assigned = points.weight[None] * jax.nn.softmax(_each_log_density(body, y, _BODY), axis=0)
+    share = jnp.sum(assigned, axis=1)
+    mean = assigned @ y.T / jnp.maximum(share, 1e-300)[:, None]
+    return points.chol @ jnp.linalg.cholesky(jnp.eye(len(y)) - mean.T * share[None] @ mean)
+
+
 def _log_density(fit: Fit, z: Float[Array, "z n"], nu: int) -> Float[Array, " n"]:
     """Log density of a mixture of t's with the same degrees of freedom."""
+    return logsumexp(_each_log_density(fit, z, nu), axis=0)
+
+
+def _each_log_density(fit: Fit, z: Float[Array, "z n"], nu: int) -> Float[Array, "k n"]:
+    """That of each component, its share included."""
     each = jax.vmap(lambda mean, chol: log_density(squared_distance(z, mean, chol), chol, nu))(fit.mean, fit.chol)
-    return logsumexp(fit.log_share[:, None] + each, axis=0)
+    return fit.log_share[:, None] + each
+
+
+def _standard(points: Points) -> Float[Array, "z n"]:
+    """Coordinates in which the population has mean 0 and covariance 1, what the prior lends it included."""
+    return jax.scipy.linalg.solve_triangular(points.chol, points.z - points.mean[:, None], lower=True)
 
 
 def _one_or_two(points: Points) -> Fit:
-    """The body in coordinates in which the population has mean 0 and covariance 1, what the prior lends it included."""
+    """The body, in standard coordinates."""
     d = len(points.z)
-    y = jax.scipy.linalg.solve_triangular(points.chol, points.z - points.mean[:, None], lower=True)
+    y = _standard(points)
     floor = (1 + _FLOOR) * jnp.eye(d) - y * points.weight[None] @ y.T  # what is lent, and a little more
     one = _em(y, points, floor, jnp.ones_like(points.weight, bool)[None])
     nothing = Fit(jnp.array([-jnp.inf]), jnp.zeros((1, d)), jnp.eye(d)[None])
