@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import smcssm as ss
-from smcssm.smc2.adapt import compiled
+from smcssm.smc2.adapt import compiled, move_key
 from smcssm.smc2.challengers import replay
 from smcssm.smc2.kernels.metropolis import draw, fitting
 from smcssm.smc2.target import value_and_gradient
@@ -78,7 +78,8 @@ def run(model: str, move: str, t: int, n: int, runs: int) -> dict[str, float]:
         start = compiled(draw, smc, proposal)(tuning, population, history.first, *counters)[0]
         unit = least(lambda: replay(smc, population, start, history, since, *counters).log_lik)
         view = jax.device_put(history.view(since))
-        gradient = least(lambda: compiled(value_and_gradient, smc)(population.key, view, population.phi, population.z))
+        at = move_key(population, *counters), view, population.phi, population.z
+        gradient = least(lambda: compiled(value_and_gradient, smc)(*at))
         whole = least(lambda: smc.kernel.move(smc, population, history, since, due, rung=0, max_sweeps=1)[0].z, 3)
     return {
         "d": smc.prior.size,
