@@ -10,7 +10,6 @@ process had while it compiled. The error is between the two log-likelihoods, rel
 """
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from benchmarks.records import peak_mib
 
 REPEATS = 10
 OMEGA, QUALITY, SIGMA, NOISE = 2 * np.pi / 50, 5.0, 1.0, 0.75
@@ -105,7 +106,7 @@ def serve():
                 program = jax.jit(lambda th, y, f=f, t=t, at=at: f(th, t, y, at)).lower(*given).compile()
                 said["compile_s"] = time.process_time() - start
                 said["temporary_MB"] = program.memory_analysis().temp_size_in_bytes / 1e6
-                said["peak_MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+                said["peak_MB"] = peak_mib() * 2**20 / 1e6
                 programs[who, task, n, terms] = program, given
             program, given = programs[who, task, n, terms]
             start = time.process_time()

@@ -7,7 +7,6 @@ together, which other work on the machine disturbs least (on a GPU those of the 
 """
 
 import json
-import resource
 import sys
 import time
 
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import environments
+from benchmarks.records import peak_mib
 
 SCALES, NOISE, DT = (1.0, 20.0), 0.5, 0.5
 SOLVERS = ("ours sequential", "ours parallel", "smolgp sequential", "smolgp parallel")
@@ -113,8 +113,7 @@ def one(solver, t, n, rounds):
             start = clock()
             jax.block_until_ready(program(*args))
             times.append(clock() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    row = {"t": t, "compile_s": compiling, "run_s": float(np.min(times)), "peak_mib": peak / 1024}
+    row = {"t": t, "compile_s": compiling, "run_s": float(np.min(times)), "peak_mib": peak_mib()}
     return row | {"log_lik": value}
 
 

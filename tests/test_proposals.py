@@ -155,7 +155,9 @@ def test_covariance_within_modes():
     inside = np.array([[0.02, 0.0], [0.05, 0.3]]) @ rng.normal(size=(2, 1000))
     apart = inside + np.where(rng.uniform(size=1000) < 0.2, [[-2.0], [0.5]], [[2.0], [0.0]])
     for z, accuracy in ((inside, 1e-6), (apart, 0.02)):
-        chol = within_modes(jnp.asarray(z), jnp.zeros(1000), jnp.zeros(2), jnp.ones(2))
+        points = jnp.asarray(z), jnp.zeros(1000), jnp.zeros(2), jnp.ones(2)
+        chol = within_modes(*points)
+        np.testing.assert_allclose(RandomWalk(1.0, within_modes=True).fit(*points) * 2**0.5, chol)
         standard = np.linalg.solve(chol, inside - inside.mean(axis=1, keepdims=True))
         np.testing.assert_allclose(np.cov(standard, bias=True), np.eye(2), atol=accuracy)
 

@@ -144,7 +144,7 @@ def in_turn(proposal: str | AbstractProposal) -> tuple[AbstractProposal, ...]:
     named = {
         "auto": (Mixture(), Mixture(), RandomWalk()),
         "independent": (Mixture(),),
-        "random_walk": (RandomWalk(),),
+        "random_walk": (RandomWalk(), RandomWalk(within_modes=True)),
     }
     if isinstance(proposal, str) and proposal not in named:
         raise ModelError(f"proposal={proposal!r}: expected one of {', '.join(map(repr, named))} or a proposal")

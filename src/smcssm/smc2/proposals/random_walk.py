@@ -9,13 +9,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smcssm.core import AbstractProposal
+from smcssm.smc2.proposals.mixture import within_modes
 from smcssm.smc2.proposals.points import clean
 
 
 class RandomWalk(AbstractProposal):
-    """theta' ~ N(theta, factor² / d times the covariance of the population)."""
+    """theta' ~ N(theta, factor² / d times the covariance of the population).
+
+    ``within_modes``: that of a mode, where there are two; the distance between them would be too long a step.
+    """
 
     factor: float = 2.38
+    within_modes: bool = False
     independent: bool = False
 
     def fit(
@@ -26,7 +31,9 @@ class RandomWalk(AbstractProposal):
         scale: Float[Array, " z"],
     ) -> Float[Array, "z z"]:
         """Cholesky factor of the step's covariance."""
-        return clean(z, log_weight, centre, scale).chol * (self.factor / z.shape[0] ** 0.5)
+        points = z, log_weight, centre, scale
+        chol = within_modes(*points) if self.within_modes else clean(*points).chol
+        return chol * (self.factor / z.shape[0] ** 0.5)
 
     def propose(self, key: Array, tuning: Float[Array, "z z"], z: Float[Array, "z n"]) -> Float[Array, "z n"]:
         """A Gaussian step from each particle."""
