@@ -24,7 +24,7 @@ from smcssm.errors import ModelError
 from smcssm.history import History
 from smcssm.smc2 import relabel
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, move_key, resample, the_others
-from smcssm.smc2.batch import some, take_first
+from smcssm.smc2.batch import SIZES, some, take_first
 from smcssm.smc2.challengers import Challengers, accept, replay
 from smcssm.smc2.evidence import corrected, importance_weights
 from smcssm.smc2.population import SMC2, Population, fold_in, particles
@@ -90,12 +90,16 @@ class Metropolis(AbstractKernel):
         return population, moved
 
     def warmup(self, smc: SMC2, population: Population, history: History) -> Population:
-        """Compile every program of a move."""
-        due, since = np.ones(population.t.shape, bool), np.full(population.t.shape, len(history))
+        """Compile every program of a move, for batches of any size."""
+        n = len(population.t)
+        due, since = np.ones(n, bool), np.full(n, len(history))
         population = compiled(resample, smc)(population, due, np.int64(0))
-        for number, proposal in enumerate(self.proposals):
-            tuning, counters = fitting(smc, proposal, population), (np.int64(0), np.int64(number))
-            population, *_ = sweep_once(smc, proposal, tuning, population, history, since, due, counters)
+        for size in (*(few for few in SIZES if few < n), n):
+            few = some(np.arange(n) < size)
+            here = few.part(population, history, since)
+            for number, proposal in enumerate(self.proposals):
+                tuning, counters = fitting(smc, proposal, here[0]), (np.int64(0), np.int64(number))
+                population, *_ = few.whole(population, *sweep_once(smc, proposal, tuning, *here, few.due, counters))
         if self.relabel:
             compiled(relabel.anew, smc)(population, due, np.int64(0), np.int64(0))
         return population
