@@ -23,6 +23,7 @@ from smcssm.smc2.kernels import waste_free
 from smcssm.smc2.kernels.gradient import AbstractGradient, Outcome, Point
 from smcssm.smc2.kernels.waste_free import chain_variance
 from smcssm.smc2.population import log_prior, particles
+from smcssm.smc2.proposals import RandomWalk
 from smcssm.smc2.schedules.immediate import MoveReport
 from smcssm.smc2.sweeps import Variance
 from smcssm.smc2.target import value_and_gradient
@@ -342,6 +343,18 @@ def test_densities_that_are_not_finite_are_rejected_and_told():
     assert replay_gap(e) < 1e-10
 
 
+@pytest.mark.slow
+def test_trajectories_that_diverge_are_no_fault_of_the_model():
+    """Where a step leads to a standard deviation of exp(-1000), that is zero and the density is NaN."""
+    rng = np.random.default_rng(0)
+    calm = np.arange(30) % 20 < 10
+    y = np.where(calm, 0, 3) + rng.standard_normal(30) * np.where(calm, 0.5, 1)
+    e = ss.Engine(ss.models.GaussianRegimes(2), n_particles=512, move=ss.moves.HMC(), seed=0, record=None)
+    infos = e.update(y)
+    assert infos.moved.sum() > 5
+    assert infos.status.max() < ss.Status.NOT_FINITE
+
+
 # Waste-free
 
 
@@ -407,6 +420,9 @@ def test_one_run_tells_the_error_that_many_runs_have():
         (lambda: ss.moves.NUTS(max_depth=0), "max_depth"),
         (lambda: ss.moves.MALA(goal=1.0), "goal"),
         (lambda: ss.moves.WasteFree(1), "length"),
+        (lambda: ss.moves.Metropolis(3), r"proposal=3: expected one of 'auto'"),
+        (lambda: ss.moves.Metropolis(RandomWalk), "or a proposal"),
+        (lambda: ss.moves.WasteFree(16, ["auto"]), "or a proposal"),
         (lambda: engine(ss.moves.WasteFree(16), resampling="multinomial"), "no lineage of their own"),
         (lambda: engine(ss.moves.WasteFree(7)), r"2, 4, 8, 16, 32, 64"),
         (lambda: engine(ss.moves.WasteFree(16), n_particles=1000), r"4 part\(s\) of 250.*: 2, 5, 10, 25, 50, 125"),

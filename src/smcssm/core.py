@@ -45,7 +45,7 @@ class Status(enum.IntEnum):
     NOISY = 4  # likelihood estimates are too noisy for moves, and max_inner allows no more inner particles
     SUSPECT = 5  # the evidence disagrees with importance sampling by the challengers
     NOT_POSITIVE_DEFINITE = 6  # some particles had a singular innovation covariance and were given weight zero
-    NOT_FINITE = 7  # some particles had a log-likelihood of NaN and were given weight zero, others had a finite one
+    NOT_FINITE = 7  # some particles, or proposals, had a log-likelihood of NaN and got weight zero, others a finite one
     IMPOSSIBLE = 8  # zero likelihood for every particle, or too far off to bridge: the observation was not taken
     DROPPED = 9  # it was late, and late observations are dropped
 

@@ -105,7 +105,7 @@ def _move(smc: SMC2, population: Population, history: History, since: Any) -> tu
     report = MoveReport.start(population, due)
     before = population.log_evidence
     population, moved = smc.kernel.move(smc, population, history, since, due, rung=ROUNDS + 1, max_sweeps=MAX_SWEEPS)
-    return compiled(sort_marginals, smc)(population), report.rung(moved, due, population.log_evidence - before).end()
+    return compiled(sort_marginals, smc)(population), report.rung(moved, due, before, population.log_evidence).end()
 
 
 def _placed(smc: SMC2, fresh: Population, z: Array, first: Any, t: Array) -> Population:

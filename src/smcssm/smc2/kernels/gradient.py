@@ -35,7 +35,7 @@ from smcssm.smc2.sweeps import Moved, decorrelate
 from smcssm.smc2.target import of_one_particle, value_and_gradient
 
 INDEPENDENT = Mixture()
-SIZES = (1, 4, 16, 64, 256)  # of batches: gradients are dear, and programs for them take long to compile
+SIZES = (1, 8, 64)  # of batches: gradients are dear, and programs for them take long to compile
 JITTER = 0.2  # steps vary by this share, particle by particle: no trajectory closes on itself for all of them
 
 

@@ -6,10 +6,12 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from smcssm.arguments import share, whole
 from smcssm.smc2.kernels.gradient import AbstractGradient, Outcome, Point
+
+DIVERGED = 30.0  # standard deviations of the population: no trajectory goes so far
 
 
 class HMC(AbstractGradient):
@@ -41,9 +43,13 @@ def leapfrog(key: Array, point: Point, log_density: Any, step: Float[Array, ""],
 
     kernel: Any = hmc.build_kernel()
     state, info = kernel(key, point, log_density, step, jnp.ones_like(point.position), n_steps)
-    return Outcome(Point(*state), info.acceptance_rate, not_finite(info.proposal.logdensity))
+    return Outcome(Point(*state), info.acceptance_rate, broken(info.proposal, point))
 
 
-def not_finite(log_density: Float[Array, ""]) -> Array:
-    """Whether a log density is NaN or +inf; -inf is a density of zero."""
-    return jnp.isnan(log_density) | jnp.isposinf(log_density)
+def broken(end: Any, start: Point) -> Bool[Array, ""]:
+    """Whether a log density is NaN or +inf where a trajectory ends; -inf is a density of zero.
+
+    Not where the trajectory has diverged: a standard deviation of exp(-1000) is 0, and that tells nothing of a model.
+    """
+    near = jnp.max(jnp.abs(end.position - start.position)) < DIVERGED
+    return near & (jnp.isnan(end.logdensity) | jnp.isposinf(end.logdensity))

@@ -12,7 +12,7 @@ from smcssm.smc2.kernels.hmc import leapfrog
 
 
 class MALA(AbstractGradient):
-    """One step down the gradient and one of noise: Hamiltonian Monte Carlo of a single leapfrog step.
+    """One step up the gradient and one of noise: Hamiltonian Monte Carlo of a single leapfrog step.
 
     The two are the same transition (Neal 2011, section 5.2): z' = z + step²/2 gradient + step e.
     """

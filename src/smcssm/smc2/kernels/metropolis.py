@@ -150,9 +150,11 @@ def in_turn(proposal: str | AbstractProposal) -> tuple[AbstractProposal, ...]:
         "independent": (Mixture(),),
         "random_walk": (RandomWalk(), RandomWalk(within_modes=True)),
     }
-    if isinstance(proposal, str) and proposal not in named:
+    if isinstance(proposal, AbstractProposal):
+        return (proposal,)
+    if not isinstance(proposal, str) or proposal not in named:
         raise ModelError(f"proposal={proposal!r}: expected one of {', '.join(map(repr, named))} or a proposal")
-    return named[proposal] if isinstance(proposal, str) else (proposal,)
+    return named[proposal]
 
 
 def draw(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from smcssm.arguments import share, whole
 from smcssm.smc2.kernels.gradient import AbstractGradient, Outcome, Point
-from smcssm.smc2.kernels.hmc import not_finite
+from smcssm.smc2.kernels.hmc import broken
 
 
 class NUTS(AbstractGradient):
@@ -36,5 +36,5 @@ class NUTS(AbstractGradient):
 
         kernel: Any = nuts.build_kernel()
         state, info = kernel(key, point, log_density, step, jnp.ones_like(point.position), self.max_depth)
-        ends = info.trajectory_leftmost_state.logdensity, info.trajectory_rightmost_state.logdensity
-        return Outcome(Point(*state), info.acceptance_rate, not_finite(ends[0]) | not_finite(ends[1]))
+        ends = info.trajectory_leftmost_state, info.trajectory_rightmost_state
+        return Outcome(Point(*state), info.acceptance_rate, broken(ends[0], point) | broken(ends[1], point))

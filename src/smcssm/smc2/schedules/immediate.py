@@ -60,15 +60,17 @@ class MoveReport(NamedTuple):
         none = zero.astype(int)
         return cls(np.asarray(population.t), due, zero, zero, none, none, none, correction=zero)
 
-    def rung(self, moved: Moved, due: Bool[np.ndarray, " s"], correction: Array) -> MoveReport:
-        """After one more rung in the series that are due; acceptance is a sum until ``end``."""
+    def rung(
+        self, moved: Moved, due: Bool[np.ndarray, " s"], before: Float[Array, " s"], after: Float[Array, " s"]
+    ) -> MoveReport:
+        """After one more rung in the series that are due, and its log evidences; acceptance is a sum until ``end``."""
         return self._replace(
             acceptance=self.acceptance + moved.acceptance,
             correlation=np.where(due, moved.correlation, self.correlation),
             distinct=np.where(due, moved.distinct, self.distinct),
             status=np.maximum(self.status, moved.status),
             sweeps=self.sweeps + moved.sweeps,
-            correction=self.correction + np.asarray(correction),
+            correction=self.correction + (np.asarray(after) - np.asarray(before)),
             rungs=self.rungs + 1,
             variance=None if moved.variance is None else moved.variance.after(self.variance),
         )
@@ -170,7 +172,7 @@ class Immediate(AbstractSchedule):
             population, moved = smc.kernel.move(
                 smc, population, history, since, due, rung=first_rung + report.rungs, max_sweeps=self.max_sweeps
             )
-            report = report.rung(moved, due, population.log_evidence - before)
+            report = report.rung(moved, due, before, population.log_evidence)
             population, due = compiled(climb, smc)(population, due)
             due = np.asarray(due)
             climbed.append(_log_phi(population))
