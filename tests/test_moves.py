@@ -1,6 +1,7 @@
 """Moves: the gradient they follow, the posterior they leave invariant, what particles carry, what they cost."""
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from smcssm.smc2 import challengers
 from smcssm.smc2.adapt import climb, compiled
 from smcssm.smc2.kernels import waste_free
 from smcssm.smc2.kernels.gradient import AbstractGradient, Outcome, Point
+from smcssm.smc2.kernels.metropolis import in_turn
 from smcssm.smc2.kernels.waste_free import chain_variance
 from smcssm.smc2.population import log_prior, particles
 from smcssm.smc2.proposals import RandomWalk
@@ -412,6 +414,9 @@ def test_one_run_tells_the_error_that_many_runs_have():
 # What is refused
 
 
+untyped = inspect.unwrap  # types are checked in tests alone
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -420,9 +425,9 @@ def test_one_run_tells_the_error_that_many_runs_have():
         (lambda: ss.moves.NUTS(max_depth=0), "max_depth"),
         (lambda: ss.moves.MALA(goal=1.0), "goal"),
         (lambda: ss.moves.WasteFree(1), "length"),
-        (lambda: ss.moves.Metropolis(3), r"proposal=3: expected one of 'auto'"),
-        (lambda: ss.moves.Metropolis(RandomWalk), "or a proposal"),
-        (lambda: ss.moves.WasteFree(16, ["auto"]), "or a proposal"),
+        (lambda: ss.moves.Metropolis("walk"), r"proposal='walk': expected one of 'auto'"),
+        (lambda: untyped(in_turn)(RandomWalk), "or a proposal"),
+        (lambda: untyped(in_turn)(["auto"]), "or a proposal"),
         (lambda: engine(ss.moves.WasteFree(16), resampling="multinomial"), "no lineage of their own"),
         (lambda: engine(ss.moves.WasteFree(7)), r"2, 4, 8, 16, 32, 64"),
         (lambda: engine(ss.moves.WasteFree(16), n_particles=1000), r"4 part\(s\) of 250.*: 2, 5, 10, 25, 50, 125"),
