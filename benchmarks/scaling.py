@@ -3,7 +3,8 @@
     python -m benchmarks scaling [page] [--quick]     writes benchmarks/results/scaling.json and docs/scaling.md
 
 Local linear trends in float64, processor seconds. Rows are missing values: the filter does the same work, and nothing
-has to move. Replays and sweeps are timed as moves run them. The largest size is left out of the fit, and predicted.
+has to move. Replays and sweeps are timed as moves run them. Particles that do not fit into a cache cost more, each. The
+largest size is left out of the fit, and predicted.
 """
 
 import functools
@@ -20,9 +21,10 @@ from benchmarks.records import RESULTS, ROOT, about
 
 PATH = RESULTS / "scaling.json"
 ROWS = 256  # of a block
-SIZES = [(1, 1000), (1, 16_000), (256, 64), (256, 256)]  # series, particles
-LAST = {True: (512, 256), False: (2048, 256)}
-TERMS = {"row": (1, 1, 1), "block": (1, 0, 1), "replay": (1, 0, 1), "sweep": (1, 1, 1)}  # const, series, particles
+SIZES = [(1, 1000), (1, 16_000), (256, 64), (256, 256), (1024, 256)]  # series, particles
+LAST = {True: (2048, 256), False: (4096, 256)}
+CACHE = 2**16  # particles beyond which each costs more
+TERMS = {"row": (1, 1, 1, 1), "block": (1, 0, 1, 1), "replay": (1, 0, 1, 1), "sweep": (1, 1, 1, 1)}
 NAMES = {
     "row": "a row of a fleet, `fleet.step`",
     "block": "a row of an engine, within a block",
@@ -129,9 +131,9 @@ def of_moves() -> dict[str, float]:
     return {"growth": growth, "sweeps": float(np.mean([k for _, k in late])), "moves": len(late)}
 
 
-def design(kind: str, sizes: list[tuple[int, int]]) -> np.ndarray:
-    """Terms of a cost: constant, series, series x particles."""
-    return np.array([[1.0, s, s * n] for s, n in sizes]) * TERMS[kind]
+def terms(series: float, n: float) -> list[float]:
+    """Of a cost: constant, series, particles of all, and those of them that are too many for a cache."""
+    return [1.0, series, series * n, max(series * n - CACHE, 0.0)]
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def measure(quick: bool) -> dict[str, Any]:
     sizes, fits, gaps = [(r["series"], r["n"]) for r in found], {}, {}
     for kind in TERMS:
         y = np.array([r[kind] for r in found])
-        A = design(kind, sizes)
+        A = np.array([terms(*size) for size in sizes]) * TERMS[kind]
         fits[kind] = nnls(A[:-1] / y[:-1, None], np.ones(len(y) - 1))[0].tolist()  # relative errors
         gaps[kind] = (A @ fits[kind] / y - 1).tolist()
     return {"found": found, "fits": fits, "gaps": gaps, "driver": of_driver(8192), "moves": of_moves()}
@@ -171,7 +173,7 @@ def page() -> None:
     kept = float(np.mean([r["history_bytes"] for r in m["found"]]))
 
     def cost(kind: str, series: float, n: float) -> float:
-        return float(np.dot(fits[kind], [1.0, series, series * n]))
+        return float(np.dot(fits[kind], terms(series, n)))
 
     parts = [_fitted(told, m, size), _many(cost, size, kept, m["driver"]), _long(cost, kept, m["moves"])]
     (ROOT / "docs" / "scaling.md").write_text("\n".join(line for part in parts for line in part) + "\n")
@@ -182,19 +184,20 @@ def _fitted(told: dict[str, Any], m: dict[str, Any], size: float) -> list[str]:
     versions = ", ".join(f"{k} {v}" for k, v in told["versions"].items() if k in ("smcssm", "jax"))
     rows = []
     for kind, name in NAMES.items():
-        a, b, c = (seconds(x) for x in m["fits"][kind])
-        gaps = m["gaps"][kind]
-        rows.append(f"| {name} | {a} | {b} | {c} | {max(map(abs, gaps[:-1])):.0%} | {gaps[-1]:+.0%} |")
+        (a, b, c, more), gaps = m["fits"][kind], m["gaps"][kind]
+        costs = " | ".join(map(seconds, (a, b, c, c + more)))
+        rows.append(f"| {name} | {costs} | {max(map(abs, gaps[:-1])):.0%} | {gaps[-1]:+.0%} |")
     measured = ", ".join(f"{r['series']} x {r['n']}" for r in m["found"][:-1])
     worst = max(abs(gaps[-1]) for gaps in m["gaps"].values())
     return [
         "# Scaling\n",
-        "What engines and fleets cost by size: processor seconds = a + b × series + c × series × particles, fitted to "
-        "measurements of local linear trends (three hyperparameters, two states, float64), and what the fit says of "
-        "sizes that were not run.\n",
-        "| | a | b, per series | c, per particle | largest gap of the fit | "
+        "What engines and fleets cost by size: processor seconds = a + b × series + c × series × particles, c a larger "
+        f"one for those beyond the first {CACHE:,}, which do not fit into a cache; fitted to measurements of local "
+        "linear trends (three hyperparameters, two states, float64), and what the fit says of sizes that were not "
+        "run.\n",
+        f"| | a | b, per series | c, per particle | beyond {CACHE:,} | largest gap of the fit | "
         f"predicted / measured at {last['series']} x {last['n']}, not in the fit |",
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
         *rows,
         f"\nA particle takes {size:.0f} bytes. Measured at series x particles = {measured}. *`python -m benchmarks "
         f"scaling{quick}`, {told['date'][:10]}, {told['cpu']}, {told['cores']} cores, load {told['load']:.1f}; "
