@@ -43,7 +43,7 @@ def posteriors(quick: bool) -> dict[str, Any]:
             rows.append(
                 {"case": name, "schedule": type(schedule).__name__, "quantities": len(z) - 1}
                 | {"largest bias": float(np.abs(bias[:-1]).max()), "largest sd": float(sd[:-1].max())}
-                | {"largest z": float(z[:-1].max()), "evidence bias": float(bias[-1])}
+                | {"largest z": float(z[:-1].max()), "evidence bias": float(bias[-1]), "evidence z": float(z[-1])}
                 | {"evidence sd": float(sd[-1]), "evidence": float(truth[-1])}
             )
     return {"length": length, "n": n, "runs": runs, "rows": rows}

@@ -1,4 +1,4 @@
-"""docs/images/benchmarks.png: every ratio that was measured, one line for each benchmark and rival."""
+"""docs/images/benchmarks.png: every ratio to another library, one line for each benchmark and rival."""
 
 import re
 from collections.abc import Mapping

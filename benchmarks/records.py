@@ -65,6 +65,11 @@ def about(quick: bool) -> dict[str, Any]:
     }
 
 
+def machine_of(told: dict[str, Any]) -> str:
+    """Processor, cores and load, of what ``about`` told."""
+    return f"{told['cpu']}, {told['cores']} core{'' if told['cores'] == 1 else 's'}, load {told['load']:.1f}"
+
+
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

@@ -3,12 +3,14 @@
     python -m benchmarks scaling [page] [--quick]     writes benchmarks/results/scaling.json and docs/scaling.md
 
 Local linear trends in float64, processor seconds. Rows are missing values: the filter does the same work, and nothing
-has to move. Replays and sweeps are timed as moves run them. Particles that do not fit into a cache cost more, each. The
-largest size is left out of the fit, and predicted.
+has to move. Replays and sweeps are timed as moves run them. Beyond some number of particles each costs more, for caches
+and fresh memory; on Linux the process has large pages, as docs/fleet.md recommends. The largest size is left out of the
+fit, and predicted.
 """
 
 import functools
 import json
+import math
 import pickle
 import time
 from collections.abc import Callable
@@ -17,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.records import RESULTS, ROOT, about
+from benchmarks.records import RESULTS, ROOT, about, machine_of
 
 PATH = RESULTS / "scaling.json"
 ROWS = 256  # of a block
-SIZES = [(1, 1000), (1, 16_000), (256, 64), (256, 256), (1024, 256)]  # series, particles
+SIZES = [(1, 1000), (1, 16_000), (256, 64), (256, 256), (512, 256), (1024, 256)]  # series, particles
 LAST = {True: (2048, 256), False: (4096, 256)}
-CACHE = 2**16  # particles beyond which each costs more
+MANY = 2**16  # particles beyond which each costs more
 TERMS = {"row": (1, 1, 1, 1), "block": (1, 0, 1, 1), "replay": (1, 0, 1, 1), "sweep": (1, 1, 1, 1)}
 NAMES = {
     "row": "a row of a fleet, `fleet.step`",
@@ -132,8 +134,8 @@ def of_moves() -> dict[str, float]:
 
 
 def terms(series: float, n: float) -> list[float]:
-    """Of a cost: constant, series, particles of all, and those of them that are too many for a cache."""
-    return [1.0, series, series * n, max(series * n - CACHE, 0.0)]
+    """Of a cost: constant, series, particles of all, and those of them beyond ``MANY``."""
+    return [1.0, series, series * n, max(series * n - MANY, 0.0)]
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -188,22 +190,22 @@ def _fitted(told: dict[str, Any], m: dict[str, Any], size: float) -> list[str]:
         costs = " | ".join(map(seconds, (a, b, c, c + more)))
         rows.append(f"| {name} | {costs} | {max(map(abs, gaps[:-1])):.0%} | {gaps[-1]:+.0%} |")
     measured = ", ".join(f"{r['series']} x {r['n']}" for r in m["found"][:-1])
-    worst = max(abs(gaps[-1]) for gaps in m["gaps"].values())
+    worst = {kind: max(map(abs, gaps)) for kind, gaps in m["gaps"].items()}
     return [
         "# Scaling\n",
         "What engines and fleets cost by size: processor seconds = a + b × series + c × series × particles, c a larger "
-        f"one for those beyond the first {CACHE:,}, which do not fit into a cache; fitted to measurements of local "
-        "linear trends (three hyperparameters, two states, float64), and what the fit says of sizes that were not "
-        "run.\n",
-        f"| | a | b, per series | c, per particle | beyond {CACHE:,} | largest gap of the fit | "
+        f"one for those beyond the first {MANY:,}, where memory is slower; fitted to measurements of local linear "
+        "trends (three hyperparameters, two states, float64) over missing values, which are as much work as others and "
+        "let nothing move; and what the fit says of sizes that were not run.\n",
+        f"| | a | b, per series | c, per particle | beyond {MANY:,} | largest gap of the fit | "
         f"predicted / measured at {last['series']} x {last['n']}, not in the fit |",
         "|---|---|---|---|---|---|---|",
         *rows,
         f"\nA particle takes {size:.0f} bytes. Measured at series x particles = {measured}. *`python -m benchmarks "
-        f"scaling{quick}`, {told['date'][:10]}, {told['cpu']}, {told['cores']} cores, load {told['load']:.1f}; "
-        f"{versions}.*\n",
-        f"At the size that was left out the worst prediction was off by {worst:.0%}: what follows is not better than "
-        "that.\n",
+        f"scaling{quick}`, {told['date'][:10]}, {machine_of(told)}; {versions}.*\n",
+        f"“–” is a fit of zero, or a term left out. The fit is off by up to {worst['row']:.0%} for a row of a fleet, "
+        f"{worst['replay']:.0%} for replays and {worst['sweep']:.0%} for the rest of a sweep (which costs one large "
+        "series more than many small ones of as many particles): what follows is not better than that.\n",
     ]
 
 
@@ -220,8 +222,9 @@ def _many(cost: Callable[..., float], size: float, kept: float, driver: dict[str
     for series in (1e3, 1e5, 1e7):
         row, per_series = cost("row", series, 256), cost("row", series, 0) / cost("row", series, 256)
         sweep, memory = cost("sweep", series, 256) + 256 * cost("replay", series, 256), size * series * 256
-        where = f"arithmetic of particles, {1 - per_series:.0%} of a row"
-        where = f"memory: {memory / MEMORY:.0f} machines of 64 GB; then {where}" if memory > MEMORY else where
+        where = f"particles, {1 - per_series:.0%} of a row: arithmetic and memory's speed"
+        machines = math.ceil(2 * memory / MEMORY)
+        where = f"memory: {machines} machines of 64 GB; then {where}" if machines > 1 else where
         out.append(
             f"| {series:.0e} | {seconds(row)} | {seconds(sweep)} | {amount(memory)} | {amount(kept * series)} | "
             f"{where} | {max(row, 1.0):.0f} |"
@@ -230,13 +233,15 @@ def _many(cost: Callable[..., float], size: float, kept: float, driver: dict[str
     alone = driver["seconds"]
     return [
         *out,
-        "\nA step holds old and new particles, so that memory is at least twice that while it runs. **By node:** "
-        "series share nothing, so that both columns of seconds divide by the cores of a `RayFleet`. What does not "
+        "\nA step holds old and new particles, so that memory is at least twice that while it runs: machines are "
+        "counted by that. **By node:** series share nothing, so that both columns of seconds divide by the machines of "
+        "a `RayFleet`, and by the cores of one as far as they do not wait for the same memory. What does not "
         f"divide is its driver, which reads every row, and joins what shards answer: {seconds(alone)} per series "
         f"and row for {driver['bytes']:.0f} bytes over the network (pickling included, Ray's own messages not). "
         f"A core takes {seconds(per_core)} for the particles of the same series, so that one driver keeps "
-        f"{per_core / alone:.0f} cores busy, and more do not help: at 1e7 series the driver needs "
-        f"{seconds(1e7 * alone)} for a row, whatever is behind it. Beyond that, several fleets with a driver each.\n",
+        f"{per_core / alone:.0f} cores busy at most (reckoned, not run), and more do not help: at 1e7 series the "
+        f"driver needs {seconds(1e7 * alone)} for a row, whatever is behind it. Beyond that, several fleets with a "
+        "driver each.\n",
     ]
 
 
@@ -249,7 +254,7 @@ def _long(cost: Callable[..., float], kept: float, moves: dict[str, float]) -> l
         f"came after the 50th, each when history had grown by a factor of {growth:.2f} on average, with {sweeps:.1f} "
         f"sweeps. The rows that all moves together have replayed up to t are then t × sweeps × "
         f"{growth / (growth - 1):.1f}: a constant per observation on average, and t × sweeps at the worst step.\n",
-        "| one series, 1e6 rows | a row by itself | a sweep | the longest step under `Immediate` | all moves together "
+        "| one series, 1e6 rows | a row by itself | a sweep | a move at the end | all moves together "
         "| rows kept | the bottleneck |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -262,8 +267,9 @@ def _long(cost: Callable[..., float], kept: float, moves: dict[str, float]) -> l
         )
     return [
         *out,
-        "\nThe longest step is what `Paced` is for: a step replays `budget` rows for each set of challengers and no "
-        "more ([Schedules](schedules.md)), at any t. Replays side by side (`solver=\"parallel\"`) pay on a GPU only "
+        "\nA surprise takes several such moves in one step, of up to 30 sweeps each: [Schedules](schedules.md) has "
+        "what was measured. That is what `Paced` is for: a step replays `budget` rows for each set of challengers and "
+        "no more, at any t. Replays side by side (`solver=\"parallel\"`) pay on a GPU only "
         "([figures](performance.md#on-a-gpu)).\n",
     ]
 

@@ -5,17 +5,18 @@ import json
 from typing import Any
 
 from benchmarks import picture
-from benchmarks.records import RESULTS, ROOT, Record
+from benchmarks.records import RESULTS, ROOT, Record, machine_of
 
 HEADS = ("what", "ours", "rival", "theirs", "ratio", "first call, s", "error", "of")
 TOP = """# Benchmarks
 
-Made by `python -m benchmarks table` from what `python -m benchmarks run` measured; `make bench` does both. A ratio is
+Made by `python -m benchmarks table` from what `python -m benchmarks run` measured; `make bench` does both at quick
+sizes, in place of what is here. A ratio is
 how many times better ours is, below 1 worse: the rows where we lose are here as well. First calls, compiling included,
 are apart from repeats, and the error of an answer stands beside the time that it took, ours / theirs. Times on a
 machine that is shared vary from run to run by tens of per cent; the ratios within one run are what counts.
 
-![Every ratio, by benchmark and rival, on a logarithmic axis](images/benchmarks.png)
+![Every ratio to another library, by benchmark, on a logarithmic axis](images/benchmarks.png)
 
 """
 
@@ -80,7 +81,7 @@ def _commands(text: str) -> str:
 def where(told: dict[str, Any]) -> str:
     """Date, hardware, versions."""
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
-    machine = told.get("device") or f"{told['cpu']}, {told['cores']} cores, load {told['load']:.1f} at the start"
+    machine = told.get("device") or machine_of(told) + " at the start"
     took = f", {told['seconds']:.0f} s" if "seconds" in told else ""
     took += f" ({told['cpu_s']:.0f} of the processor)" if "cpu_s" in told else ""
     return f"*{told['date'][:10]}, {told['sizes']} sizes{took}; {machine}; Python {told['python']}, {versions}.*"
@@ -90,7 +91,7 @@ def together(results: dict[str, dict[str, Any]]) -> str:
     """What the quick ones took, in processor time where that was kept; installing rivals is apart."""
     quick = [r["about"] for r in results.values() if r["about"]["sizes"] == "quick"]
     minutes = sum(told.get("cpu_s", told["seconds"]) for told in quick) / 60
-    return f"The {len(quick)} benchmarks of quick sizes took {minutes:.0f} minutes together, one after the other.\n\n"
+    return f"The {len(quick)} benchmarks of quick sizes took {minutes:.0f} minutes of a processor together.\n\n"
 
 
 def main(chosen: list[str], quick: bool) -> None:
