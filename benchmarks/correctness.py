@@ -43,7 +43,7 @@ def posteriors(quick: bool) -> dict[str, Any]:
             rows.append(
                 {"case": name, "schedule": type(schedule).__name__, "quantities": len(z) - 1}
                 | {"largest bias": float(np.abs(bias[:-1]).max()), "largest sd": float(sd[:-1].max())}
-                | {"largest z": float(z[:-1].max()), "evidence bias": float(bias[-1]), "evidence z": float(z[-1])}
+                | {"largest z": float(z[:-1].max()), "evidence bias": float(bias[-1])}
                 | {"evidence sd": float(sd[-1]), "evidence": float(truth[-1])}
             )
     return {"length": length, "n": n, "runs": runs, "rows": rows}
@@ -139,7 +139,7 @@ def of_posteriors(found: dict[str, Any]) -> str:
         f"{found['length']} observations, {found['runs']} runs of {found['n']} particles. Errors are in posterior "
         "sds, those of the log evidence in nats. z is a bias over its standard error, the largest of so many.\n"
     )
-    heads = ["posterior", "schedule", "largest bias", "sd of a run", "largest z, of", "log evidence: bias", "sd"]
+    heads = ["posterior", "schedule", "largest bias", "sd of a run", "largest z, of", "log evidence: bias", "sd", "z"]
     rows = [
         [
             r["case"],
@@ -149,6 +149,7 @@ def of_posteriors(found: dict[str, Any]) -> str:
             f"{r['largest z']:.1f}, {r['quantities']}",
             f"{r['evidence bias']:+.3f}",
             f"{r['evidence sd']:.3f}",
+            f"{abs(r['evidence bias']) / r['evidence sd'] * math.sqrt(found['runs']):.1f}",
         ]
         for r in found["rows"]
     ]

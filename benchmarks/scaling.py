@@ -196,7 +196,8 @@ def _fitted(told: dict[str, Any], m: dict[str, Any], size: float) -> list[str]:
         "What engines and fleets cost by size: processor seconds = a + b × series + c × series × particles, c a larger "
         f"one for those beyond the first {MANY:,}, where memory is slower; fitted to measurements of local linear "
         "trends (three hyperparameters, two states, float64) over missing values, which are as much work as others and "
-        "let nothing move; and what the fit says of sizes that were not run.\n",
+        "let nothing move, on Linux with [large pages](fleet.md#what-it-costs); and what the fit says of sizes that "
+        "were not run.\n",
         f"| | a | b, per series | c, per particle | beyond {MANY:,} | largest gap of the fit | "
         f"predicted / measured at {last['series']} x {last['n']}, not in the fit |",
         "|---|---|---|---|---|---|---|",
