@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 import smcssm as ss
 from smcssm.priors import FromFunctions
-from smcssm.smc2.proposals import Mixture, RandomWalk
+from smcssm.smc2.proposals import Mixture, RandomWalk, RandomWalkWithinModes
 from smcssm.smc2.proposals.mixture import within_modes
 from smcssm.smc2.proposals.points import clean
 
@@ -157,7 +157,7 @@ def test_covariance_within_modes():
     for z, accuracy in ((inside, 1e-6), (apart, 0.02)):
         points = jnp.asarray(z), jnp.zeros(1000), jnp.zeros(2), jnp.ones(2)
         chol = within_modes(*points)
-        np.testing.assert_allclose(RandomWalk(1.0, within_modes=True).fit(*points) * 2**0.5, chol)
+        np.testing.assert_allclose(RandomWalkWithinModes(1.0).fit(*points) * 2**0.5, chol)
         standard = np.linalg.solve(chol, inside - inside.mean(axis=1, keepdims=True))
         np.testing.assert_allclose(np.cov(standard, bias=True), np.eye(2), atol=accuracy)
 

@@ -28,7 +28,7 @@ from smcssm.smc2.batch import SIZES, some, take_first
 from smcssm.smc2.challengers import Challengers, accept, replay
 from smcssm.smc2.evidence import corrected, importance_weights
 from smcssm.smc2.population import SMC2, Population, fold_in, particles
-from smcssm.smc2.proposals import Mixture, RandomWalk
+from smcssm.smc2.proposals import Mixture, RandomWalk, RandomWalkWithinModes
 from smcssm.smc2.sweeps import Moved, decorrelate
 
 
@@ -148,7 +148,7 @@ def in_turn(proposal: str | AbstractProposal) -> tuple[AbstractProposal, ...]:
     named = {
         "auto": (Mixture(), Mixture(), RandomWalk()),
         "independent": (Mixture(),),
-        "random_walk": (RandomWalk(), RandomWalk(within_modes=True)),
+        "random_walk": (RandomWalk(), RandomWalkWithinModes()),
     }
     if isinstance(proposal, AbstractProposal):
         return (proposal,)

@@ -14,13 +14,9 @@ from smcssm.smc2.proposals.points import clean
 
 
 class RandomWalk(AbstractProposal):
-    """theta' ~ N(theta, factor² / d times the covariance of the population).
-
-    ``within_modes``: that of a mode, where there are two; the distance between them would be too long a step.
-    """
+    """theta' ~ N(theta, factor² / d times the covariance of the population)."""
 
     factor: float = 2.38
-    within_modes: bool = False
     independent: bool = False
 
     def fit(
@@ -31,9 +27,7 @@ class RandomWalk(AbstractProposal):
         scale: Float[Array, " z"],
     ) -> Float[Array, "z z"]:
         """Cholesky factor of the step's covariance."""
-        points = z, log_weight, centre, scale
-        chol = within_modes(*points) if self.within_modes else clean(*points).chol
-        return chol * (self.factor / z.shape[0] ** 0.5)
+        return clean(z, log_weight, centre, scale).chol * (self.factor / z.shape[0] ** 0.5)
 
     def propose(self, key: Array, tuning: Float[Array, "z z"], z: Float[Array, "z n"]) -> Float[Array, "z n"]:
         """A Gaussian step from each particle."""
@@ -46,3 +40,17 @@ class RandomWalk(AbstractProposal):
         standard = jax.scipy.linalg.solve_triangular(tuning, z_new - z, lower=True)
         log_det = jnp.sum(jnp.log(jnp.diag(tuning)))
         return -0.5 * jnp.sum(standard * standard, axis=0) - log_det - 0.5 * len(z) * math.log(2 * math.pi)
+
+
+class RandomWalkWithinModes(RandomWalk):
+    """The same with the covariance within a mode, where there are two: their distance would be too long a step."""
+
+    def fit(
+        self,
+        z: Float[Array, "z n"],
+        log_weight: Float[Array, " n"],
+        centre: Float[Array, " z"],
+        scale: Float[Array, " z"],
+    ) -> Float[Array, "z z"]:
+        """Cholesky factor of the step's covariance."""
+        return within_modes(z, log_weight, centre, scale) * (self.factor / z.shape[0] ** 0.5)
