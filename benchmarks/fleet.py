@@ -24,6 +24,7 @@ import numpy as np
 import smcssm as ss
 
 MODEL = ss.models.LocalLevel(initial_mean=0.0, initial_sd=3.0)
+PASSES = 3
 MOVES: dict[str, dict[str, Any]] = {
     "nothing moves": dict(schedule=ss.Immediate(tempering=False), ess_threshold=1e-9),
     "Jitter": dict(schedule=ss.Jitter(exact=0)),
@@ -34,9 +35,6 @@ MOVES: dict[str, dict[str, Any]] = {
 def streams(rows: int, n_series: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     return np.cumsum(rng.normal(size=(rows, n_series)), axis=0) + rng.normal(size=(rows, n_series))
-
-
-PASSES = 3
 
 
 def fleet_rate(y: np.ndarray, n_particles: int, options: dict[str, Any]) -> dict[str, float]:

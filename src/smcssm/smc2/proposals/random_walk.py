@@ -27,7 +27,11 @@ class RandomWalk(AbstractProposal):
         scale: Float[Array, " z"],
     ) -> Float[Array, "z z"]:
         """Cholesky factor of the step's covariance."""
-        return clean(z, log_weight, centre, scale).chol * (self.factor / z.shape[0] ** 0.5)
+        return self._chol(z, log_weight, centre, scale) * (self.factor / z.shape[0] ** 0.5)
+
+    @staticmethod
+    def _chol(*points: Array) -> Array:
+        return clean(*points).chol
 
     def propose(self, key: Array, tuning: Float[Array, "z z"], z: Float[Array, "z n"]) -> Float[Array, "z n"]:
         """A Gaussian step from each particle."""
@@ -45,12 +49,6 @@ class RandomWalk(AbstractProposal):
 class RandomWalkWithinModes(RandomWalk):
     """The same with the covariance within a mode, where there are two: their distance would be too long a step."""
 
-    def fit(
-        self,
-        z: Float[Array, "z n"],
-        log_weight: Float[Array, " n"],
-        centre: Float[Array, " z"],
-        scale: Float[Array, " z"],
-    ) -> Float[Array, "z z"]:
-        """Cholesky factor of the step's covariance."""
-        return within_modes(z, log_weight, centre, scale) * (self.factor / z.shape[0] ** 0.5)
+    @staticmethod
+    def _chol(*points: Array) -> Array:
+        return within_modes(*points)
