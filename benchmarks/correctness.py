@@ -29,7 +29,7 @@ def posteriors(quick: bool) -> dict[str, Any]:
     import posteriors as cases
     import smcssm as ss
 
-    length, n, runs = (100, 500, 8) if quick else (300, 1000, 32)
+    length, n, runs = (100, 500, 8) if quick else (300, 1000, 128)
     rows = []
     for name, case in cases.CASES.items():
         y = case.simulate(length, 1)
