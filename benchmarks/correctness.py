@@ -54,26 +54,30 @@ def evidence(quick: bool) -> dict[str, Any]:
     import posteriors as cases
     import smcssm as ss
 
-    case, length = cases.LOCAL_LEVEL, 100
-    sizes = {250: 128, 1000: 64} if quick else {250: 256, 1000: 128, 4000: 32}
-    y = case.simulate(length, 1)
-    truth, rows = case.answer(y).log_evidence, []
-    for n, runs in sizes.items():
-        engine = ss.Engine(case.model, case.prior, n_particles=n, runs=runs, record=None, seed=2)
-        moves = engine.update(y, progress=False).moved.sum()
-        error = engine.snapshot().log_evidence() - truth
-        ratio = np.exp(error)
-        rows.append(
-            {"n": n, "runs": runs, "moves": int(moves), "bias": float(error.mean())}
-            | {"bias se": float(error.std(ddof=1) / math.sqrt(runs)), "sd": float(error.std(ddof=1))}
-            | {"ratio": float(ratio.mean()), "ratio se": float(ratio.std(ddof=1) / math.sqrt(runs))}
-        )
+    sizes, found = {250: 128, 1000: 64} if quick else {250: 512, 1000: 256, 4000: 96}, []
+    for name, length in (("local level", 100), ("AR(1) + noise", 300)):
+        case, rows = cases.CASES[name], []
+        y = case.simulate(length, 1)
+        truth = case.answer(y).log_evidence
+        for n, runs in sizes.items():
+            engine = ss.Engine(case.model, case.prior, n_particles=n, runs=runs, record=None, seed=2)
+            engine.update(y, progress=False)
+            error = engine.snapshot().log_evidence() - truth
+            bias, sd = float(error.mean()), float(error.std(ddof=1))
+            row = {"n": n, "runs": runs, "bias": bias, "bias se": sd / math.sqrt(runs), "sd": sd}
+            rows.append(row | {f"evidence {k}": v for k, v in unbiased.mean_ratio(error).items()})
+            print(name, rows[-1], flush=True)
+        found.append({"case": name, "length": length, "rows": rows} | of_order(rows))
+    return {"cases": found}
+
+
+def of_order(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fit of c / n to the bias."""
     n, bias, se = (np.array([r[k] for r in rows]) for k in ("n", "bias", "bias se"))
     weight = 1 / se**2
     c = float(np.sum(weight * bias / n) / np.sum(weight / n**2))
-    c_se = float(np.sum(weight / n**2) ** -0.5)
     chi2 = float(np.sum(((bias - c / n) / se) ** 2))
-    return {"length": length, "rows": rows, "c": c, "c se": c_se, "chi2": chi2, "degrees": len(rows) - 1}
+    return {"c": c, "c se": float(np.sum(weight / n**2) ** -0.5), "chi2": chi2, "degrees": len(n) - 1}
 
 
 def calibration(quick: bool) -> dict[str, Any]:
@@ -157,23 +161,29 @@ def of_posteriors(found: dict[str, Any]) -> str:
 
 
 def of_evidence(found: dict[str, Any]) -> str:
-    text = (
-        f"Local level, {found['length']} observations; proposals, times of moves and numbers of sweeps adapted as they "
-        "are by default. If the bias of the log evidence is c / N, the entries of the column N × bias agree. The fit: "
-        f"c = {found['c']:.1f} ± {found['c se']:.1f}, χ² = {found['chi2']:.1f} at {found['degrees']} degrees of "
-        "freedom. The last column is the mean of the evidence itself over the truth; 1 is unbiased.\n"
+    fits = " ".join(
+        f"{f['case']}, {f['length']} observations: c = {f['c']:.1f} ± {f['c se']:.1f}, χ² = {f['chi2']:.1f} at "
+        f"{f['degrees']} degrees of freedom."
+        for f in found["cases"]
     )
-    heads = ["N", "runs", "bias of log evidence, nats", "N × bias", "sd", "mean of evidence / truth"]
+    text = (
+        "Proposals, times of moves and numbers of sweeps adapted as they are by default. If the bias of the log "
+        f"evidence is c / N, the entries of the column N × bias agree. {fits} The last column is the mean of the "
+        "evidence itself over the truth; 1 is unbiased.\n"
+    )
+    heads = ["posterior", "N", "runs", "bias of log evidence, nats", "N × bias", "sd", "mean of evidence / truth"]
     rows = [
         [
+            f["case"],
             f"{r['n']}",
             f"{r['runs']}",
             f"{r['bias']:+.4f} ± {r['bias se']:.4f}",
             f"{r['n'] * r['bias']:+.1f} ± {r['n'] * r['bias se']:.1f}",
             f"{r['sd']:.3f}",
-            f"{r['ratio']:.4f} ± {r['ratio se']:.4f}",
+            f"{r['evidence ratio']:.4f} ± {r['evidence se']:.4f}",
         ]
-        for r in found["rows"]
+        for f in found["cases"]
+        for r in f["rows"]
     ]
     return "## Bias of the evidence\n\n" + text + "\n" + table(heads, rows)
 

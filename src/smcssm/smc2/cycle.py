@@ -34,7 +34,14 @@ from smcssm.resampling import effective_sample_size
 from smcssm.smc2 import exchange, relabel
 from smcssm.smc2.adapt import carried, climb, from_folds, in_folds, mixing, resample
 from smcssm.smc2.challengers import Challengers, accept, take, tempered_log_density, with_lag_here
-from smcssm.smc2.evidence import CONSISTENT, compared, own_variance
+from smcssm.smc2.evidence import (
+    CONSISTENT,
+    compared,
+    corrected,
+    importance_weights,
+    own_variance,
+    sampling_variance,
+)
 from smcssm.smc2.kernels.metropolis import Metropolis, blank_like, fit
 from smcssm.smc2.population import (
     SMC2,
@@ -274,12 +281,17 @@ def judge(
     ess, bridged = effective_sample_size(population.log_weight), population.phi
     log_q_of = jax.vmap(proposal.log_density)
 
+    def own_log_q(population: Population) -> Float[Array, "s n"]:
+        z = in_folds(smc, population.z)
+        return from_folds(log_q_of(cycle.tuning, z, z), len(ready))
+
+    theirs = sampling_variance(smc, population, own_log_q(population), sets * n)  # not yet knowing challengers
+
     def one_set(k: Int[Array, ""], carry: tuple) -> tuple:
         population, begin, rose, unmoved, rate, status = carry
         population = resample(smc, population, rose, k)
         begin = jnp.where(k == 0, population.z, begin)
-        z = in_folds(smc, population.z)
-        current = from_folds(log_q_of(cycle.tuning, z, z), len(ready))
+        current = own_log_q(population)
 
         def of_set(a: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(a, k * n, n, axis=-1)
@@ -300,14 +312,8 @@ def judge(
     correlation, _, distinct = mixing(smc, begin, population)
     again = ready & ((population.phi < 1) | (unmoved > 0.1) | (distinct < 0.5 * n))
     lagging = ess < 0.1 * n
-    log_target = tempered_log_density(smc, population.phi, cycle.challengers)
-    k, gap, gap_sd = compared(smc, population, log_target - cycle.log_q)
-    wrong = jnp.where(k > 0.7, bridged == 1, jnp.abs(gap) > CONSISTENT * gap_sd)  # q of a bridge need not fit its end
-    doubtful = lagging | wrong | (bridged < 1) | (own_variance(smc, population) > UNSURE)
-    before = population.log_evidence
-    astray, replaced, population = rescue(
-        smc, proposal, cycle.tuning, cycle.challengers, cycle.log_q, population, ready, doubtful
-    )
+    sampled = as_importance_sample(smc, proposal, cycle, population, theirs, ready, bridged, lagging)
+    population, astray, replaced, wrong, check = sampled
     again = again | astray | replaced
     status = jnp.maximum(status, jnp.where(lagging, Status.LAGGING, Status.OK))
     status = jnp.maximum(status, jnp.where(wrong, Status.SUSPECT, Status.OK))
@@ -322,9 +328,31 @@ def judge(
     if isinstance(smc.kernel, Metropolis) and smc.kernel.relabel:  # last, as with an immediate move
         population = relabel.anew(smc, population, ready, jnp.asarray(sets), jnp.asarray(sets))
     population = sort_marginals(smc, population)
-    correction = jnp.where(bridged < 1, 0.0, population.log_evidence - before)  # else a surprise is taken in at last
-    check = k, gap, gap_sd, correction
     return cycle, population, Verdict(rate, correlation, distinct, status, again, *check)
+
+
+def as_importance_sample(
+    smc: SMC2,
+    proposal: AbstractProposal,
+    cycle: Cycle,
+    population: Population,
+    theirs: Float[Array, " s"],
+    ready: Bool[Array, " s"],
+    bridged: Float[Array, " s"],
+    lagging: Bool[Array, " s"],
+) -> tuple[Population, Bool[Array, " s"], Bool[Array, " s"], Bool[Array, " s"], tuple[Array, ...]]:
+    """The population, evidence corrected or rescued; whether it is astray, replaced, contradicted; and the check."""
+    challengers, log_q, before = cycle.challengers, cycle.log_q, population.log_evidence
+    k, gap, gap_sd = compared(smc, population, tempered_log_density(smc, population.phi, challengers) - log_q)
+    wrong = jnp.where(k > 0.7, bridged == 1, jnp.abs(gap) > CONSISTENT * gap_sd)  # q of a bridge need not fit its end
+    doubtful = lagging | (bridged < 1) | (own_variance(smc, population) > UNSURE)
+    weights = importance_weights(smc, challengers, log_q)
+    population = corrected(smc, population, weights, theirs, ready & ~doubtful)
+    astray, replaced, population = rescue(
+        smc, proposal, cycle.tuning, challengers, log_q, population, ready, doubtful | wrong
+    )
+    correction = jnp.where(bridged < 1, 0.0, population.log_evidence - before)  # else a surprise is taken in at last
+    return population, astray, replaced, wrong, (k, gap, gap_sd, correction)
 
 
 def _settle(population: Population, ready: Bool[Array, " s"]) -> Population:

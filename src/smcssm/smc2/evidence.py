@@ -1,14 +1,19 @@
-"""The evidence by importance sampling, at no cost: what it says of the running estimate, and how it corrects it.
+"""The evidence by importance sampling, at no cost: how it corrects the running estimate, and what it says of it.
 
 Challengers are drawn from a known q, independently of the population, and their likelihoods are computed to judge them.
 So they are an importance sample of the whole posterior as well,
 
-    w_j = prior(theta_j) L(theta_j) / q(theta_j),    Z ~ mean of w,    error from ESS(w), trust from its Pareto k
+    w_j = prior(theta_j) L(theta_j) / q(theta_j),    Z ~ mean of w
 
 The running evidence is a product over the stream, whose error grows with every resampling; that of importance sampling
 does not. Both are without bias, and independent given q, so that their mean by variances is the better estimate:
 
     Z <- (1 - a) Z + a mean of w,    a = var Z / (var Z + var of the mean of w)
+
+It is without bias as well if a does not depend on w. The weights' own variance does: they are skewed, so that a sample
+with a large one would count for less, one without for more, and Z come out too low however many particles there are
+(AR(1) + noise, 300 observations, 4,000 particles: by 0.0068 +- 0.0011). So the variance of importance sampling is told
+by the population, that of Z by its resamplings, and no sample is refused for what its weights are.
 
 No particle changes, and none is needed: but groups of particles, whose shares of the weight are their evidences, get
 theirs from challengers of their own q.
@@ -27,7 +32,6 @@ from smcssm.smc2.adapt import group_variance
 from smcssm.smc2.challengers import Challengers, tempered_log_density
 from smcssm.smc2.population import SMC2, Population, at_full_exponent, select
 
-SOUND = 0.5  # Pareto k up to which weights have a variance
 CONSISTENT = 4  # standard deviations between the two estimates
 
 
@@ -62,16 +66,9 @@ def missed(
     smc: SMC2, population: Population, own_log_q: Float[Array, "s n"], log_weight: Float[Array, "s kn"]
 ) -> Bool[Array, " s"]:
     """Whether there is a mode, with 5% of the population, that challengers know nothing of, since q has missed it."""
-    return unseen(smc, population, own_log_q, log_weight) > 0.05
-
-
-def unseen(
-    smc: SMC2, population: Population, own_log_q: Float[Array, "s n"], log_weight: Float[Array, "s kn"]
-) -> Float[Array, " s"]:
-    """The share of the population that has a larger ratio of posterior to q than any challenger."""
     ratio = tempered_log_density(smc, jnp.ones_like(population.phi), population) - own_log_q
     beyond = ratio > jnp.max(log_weight, axis=-1, keepdims=True)
-    return jnp.sum(jnp.where(beyond, normalise(at_full_exponent(population)), 0.0), axis=-1)
+    return jnp.sum(jnp.where(beyond, normalise(at_full_exponent(population)), 0.0), axis=-1) > 0.05
 
 
 def enough(population: Population) -> float:
@@ -79,40 +76,51 @@ def enough(population: Population) -> float:
     return max(0.1 * population.z.shape[-1], 10.0 * len(population.z))
 
 
+def sampling_variance(
+    smc: SMC2, population: Population, own_log_q: Float[Array, "s n"], count: int
+) -> Float[Array, " s"]:
+    """Relative, of the mean weight of so many challengers, as the population tells it; inf where q misses a particle.
+
+    E_q[w^2] / E_q[w]^2 = E_pi[w] E_pi[1 / w], which is 1 or more of any sample.
+    """
+    weight = at_full_exponent(population)
+    ratio = tempered_log_density(smc, jnp.ones_like(population.phi), population) - own_log_q
+    ratio = jnp.where(jnp.isfinite(weight), ratio, 0.0)
+    second = log_mean_weight(weight + ratio) + log_mean_weight(weight - ratio) - 2 * log_mean_weight(weight)
+    return jnp.where(jnp.all(jnp.isfinite(ratio), axis=-1), jnp.expm1(jnp.maximum(second, 1e-9)) / count, jnp.inf)
+
+
 def corrected(
     smc: SMC2,
     population: Population,
-    own_log_q: Float[Array, "s n"],
     log_weight: Float[Array, "s kn"],
+    theirs: Float[Array, " s"],
     due: Bool[Array, " s"],
 ) -> Population:
-    """The evidence, and the shares of groups, with what a good importance sample says of them.
+    """The evidence, and the shares of groups, with what an importance sample of variance ``theirs`` says of them.
 
     Not while anything is pending; not under forgetting, where the evidence is a sum of predictives and no integral; not
     where resampling keeps lineages that tell the error of the running estimate; nor where the prior's mass is not known
-    exactly, of which all importance samples would have the same error. The share of the population that lies beyond
-    all challengers is, of a good q, of the order of the largest weight: what is more they have missed.
+    exactly, of which all importance samples would have the same error.
     """
     if smc.forgetting < 1 or smc.resampling == "multinomial" or not smc.prior.normalised:
         return population
-    k, gap, sd = compared(smc, population, log_weight)
-    good = (k <= SOUND) & (effective_sample_size(log_weight) >= enough(population)) & (jnp.abs(gap) <= CONSISTENT * sd)
     known = (population.phi == 1) & (jnp.abs(population.log_mass) < 1e-9)
-    most = 0.01 + 3 * jnp.max(normalise(log_weight), axis=-1)
-    good = good & known & (unseen(smc, population, own_log_q, log_weight) <= most)
-    new, sane = _combined(smc, population, log_weight)
-    return select(due & good & sane, new, population)
+    gap = log_mean_weight(log_weight) - population.log_mass - population.log_evidence
+    consistent = jnp.abs(gap) <= 1 + CONSISTENT * jnp.sqrt(theirs + own_variance(smc, population))
+    new, sane = _combined(smc, population, log_weight, theirs)
+    return select(due & known & consistent & sane & (theirs * enough(population) <= 1), new, population)
 
 
 def _combined(
-    smc: SMC2, population: Population, log_weight: Float[Array, "s kn"]
+    smc: SMC2, population: Population, log_weight: Float[Array, "s kn"], theirs: Float[Array, " s"]
 ) -> tuple[Population, Bool[Array, " s"]]:
     """Both estimates by their variances, and where that can be done: in every group."""
     groups, own = smc.groups, population.log_weight
     grouped, own_grouped = (
         a.reshape(len(a), groups, -1) for a in (together(groups, log_weight, population.z), own)
     )
-    theirs, running = _relative_variance(log_weight), own_variance(smc, population)
+    running = population.lost + _relative_variance(own)
     share = running / (running + theirs)
     ours = population.log_evidence[:, None] + log_mean_weight(own_grouped) - log_mean_weight(own)[:, None]
     sampled = log_mean_weight(grouped) - population.log_mass[:, None]

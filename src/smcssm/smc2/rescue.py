@@ -34,7 +34,7 @@ from smcssm.resampling import (
 )
 from smcssm.smc2.adapt import carried, from_folds, gather, in_folds
 from smcssm.smc2.challengers import Challengers
-from smcssm.smc2.evidence import corrected, enough, importance_weights, missed, together
+from smcssm.smc2.evidence import enough, importance_weights, missed, together
 from smcssm.smc2.kernels.metropolis import fit
 from smcssm.smc2.population import SMC2, Population, Stream, at_full_exponent, select, stream
 from smcssm.smc2.proposals.points import flattened
@@ -52,7 +52,7 @@ def rescue(
     ready: Bool[Array, " s"],
     doubtful: Bool[Array, " s"],
 ) -> tuple[Bool[Array, " s"], Bool[Array, " s"], Population]:
-    """Let good importance samples replace a doubtful population, and correct the evidence of another.
+    """Let good importance samples replace a doubtful population.
 
     Returns where the challengers are no good yet but know more than the population, where they have replaced it, and
     the population. Where q has missed a mode the population is the better one.
@@ -63,8 +63,7 @@ def rescue(
     known, few = effective_sample_size(whole), enough(population)
     astray = ready & ~missed(smc, population, own_log_q, whole) & (doubtful | (own < few))
     good = astray & (known >= few) & (jax.vmap(pareto_shape)(whole) <= 0.7)
-    kept = corrected(smc, population, own_log_q, whole, ready & ~doubtful & ~astray)
-    return astray & ~good & (known > own), good, select(good, adopt(smc, challengers, whole, population), kept)
+    return astray & ~good & (known > own), good, select(good, adopt(smc, challengers, whole, population), population)
 
 
 def adopt(
