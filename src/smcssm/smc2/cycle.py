@@ -36,11 +36,11 @@ from smcssm.smc2.adapt import carried, climb, from_folds, in_folds, mixing, resa
 from smcssm.smc2.challengers import Challengers, accept, take, tempered_log_density, with_lag_here
 from smcssm.smc2.evidence import (
     CONSISTENT,
+    bridge,
     compared,
     corrected,
     importance_weights,
     own_variance,
-    sampling_variance,
 )
 from smcssm.smc2.kernels.metropolis import Metropolis, blank_like, fit
 from smcssm.smc2.population import (
@@ -285,7 +285,8 @@ def judge(
         z = in_folds(smc, population.z)
         return from_folds(log_q_of(cycle.tuning, z, z), len(ready))
 
-    theirs = sampling_variance(smc, population, own_log_q(population), sets * n)  # not yet knowing challengers
+    weights = importance_weights(smc, cycle.challengers, cycle.log_q)
+    said = bridge(smc, population, own_log_q(population), weights)  # by particles that do not yet know challengers
 
     def one_set(k: Int[Array, ""], carry: tuple) -> tuple:
         population, begin, rose, unmoved, rate, status = carry
@@ -312,7 +313,7 @@ def judge(
     correlation, _, distinct = mixing(smc, begin, population)
     again = ready & ((population.phi < 1) | (unmoved > 0.1) | (distinct < 0.5 * n))
     lagging = ess < 0.1 * n
-    sampled = as_importance_sample(smc, proposal, cycle, population, theirs, ready, bridged, lagging)
+    sampled = as_importance_sample(smc, proposal, cycle, population, said, ready, bridged, lagging)
     population, astray, replaced, wrong, check = sampled
     again = again | astray | replaced
     status = jnp.maximum(status, jnp.where(lagging, Status.LAGGING, Status.OK))
@@ -336,7 +337,7 @@ def as_importance_sample(
     proposal: AbstractProposal,
     cycle: Cycle,
     population: Population,
-    theirs: Float[Array, " s"],
+    said: tuple[Float[Array, "s g"], Float[Array, " s"]],
     ready: Bool[Array, " s"],
     bridged: Float[Array, " s"],
     lagging: Bool[Array, " s"],
@@ -346,8 +347,7 @@ def as_importance_sample(
     k, gap, gap_sd = compared(smc, population, tempered_log_density(smc, population.phi, challengers) - log_q)
     wrong = jnp.where(k > 0.7, bridged == 1, jnp.abs(gap) > CONSISTENT * gap_sd)  # q of a bridge need not fit its end
     doubtful = lagging | (bridged < 1) | (own_variance(smc, population) > UNSURE)
-    weights = importance_weights(smc, challengers, log_q)
-    population = corrected(smc, population, weights, theirs, ready & ~doubtful)
+    population = corrected(smc, population, *said, ready & ~doubtful)
     astray, replaced, population = rescue(
         smc, proposal, cycle.tuning, challengers, log_q, population, ready, doubtful | wrong
     )

@@ -26,7 +26,7 @@ from smcssm.smc2 import relabel
 from smcssm.smc2.adapt import compiled, from_folds, in_folds, move_key, resample, the_others
 from smcssm.smc2.batch import SIZES, some, take_first
 from smcssm.smc2.challengers import Challengers, accept, replay
-from smcssm.smc2.evidence import corrected, importance_weights, sampling_variance
+from smcssm.smc2.evidence import bridge, corrected, importance_weights
 from smcssm.smc2.population import SMC2, Population, fold_in, particles
 from smcssm.smc2.proposals import Mixture, RandomWalk, RandomWalkWithinModes
 from smcssm.smc2.sweeps import Moved, decorrelate
@@ -139,8 +139,8 @@ def judge(
     """Metropolis-Hastings, and the evidence corrected by challengers that do not depend on the population."""
     backward, forward = log_q
     if independent:
-        theirs = sampling_variance(smc, population, backward, forward.shape[-1])
-        population = corrected(smc, population, importance_weights(smc, challengers, forward), theirs, due)
+        bridged = bridge(smc, population, backward, importance_weights(smc, challengers, forward))
+        population = corrected(smc, population, *bridged, due)
     return accept(smc, population, challengers, backward - forward, due, rung, sweep)
 
 
