@@ -54,7 +54,7 @@ def evidence(quick: bool) -> dict[str, Any]:
     import posteriors as cases
     import smcssm as ss
 
-    sizes, found = {250: 128, 1000: 64} if quick else {250: 512, 1000: 256, 4000: 96}, []
+    sizes, found = {250: 128, 1000: 64} if quick else {250: 256, 1000: 128, 4000: 64}, []
     for name, length in (("local level", 100), ("AR(1) + noise", 300)):
         case, rows = cases.CASES[name], []
         y = case.simulate(length, 1)

@@ -7,13 +7,13 @@
                     min(1, prior(theta') L(theta') q(theta) / prior(theta) L(theta) q(theta'))
                 if phi < 1 and three quarters have moved since it last rose: raise it as far as half of the ESS allows
 
-    if the challengers are a good importance sample of the whole posterior:
-        they correct the evidence, and where the population is astray they replace it
+    the evidence is corrected; where the population is astray, and the challengers are a good importance sample of the
+        whole posterior, they replace it
 
 Given what was known at the start the challengers are independent of the population, so each set is one sweep of an
 independence sampler, whatever the target has become since: p(theta | y_1:t) is left invariant. They are also an
-importance sample of the whole posterior, properly weighted by prior L / q, which checks and corrects the evidence for
-nothing (see `evidence`).
+importance sample of the whole posterior, properly weighted by prior L / q, which checks the evidence for nothing, and
+corrects it together with the population (see `evidence`).
 
 A population that the posterior ran away from is rescued by its challengers (see `rescue`).
 """
@@ -107,7 +107,7 @@ class Feed(NamedTuple):
 class Verdict(NamedTuple):
     """What came of a judgement, per series.
 
-    ``gap`` is importance sampling's log evidence less the running one, ``correction`` what it has changed that by.
+    ``gap`` is importance sampling's log evidence less the running one, ``correction`` what that was changed by.
     """
 
     acceptance: Float[Any, " s"]

@@ -8,14 +8,14 @@ So they are an importance sample of the whole posterior, and together with the p
     Z  ~  Z0  mean of r / (1 + r) over challengers  /  mean of 1 / (1 + r) over the population       (Meng & Wong 1996)
 
 for any Z0, best at Z0 = Z: the running estimate is close. That one is a product over the stream, whose error grows with
-every resampling; that of the bridge does not. The mean by variances is the better estimate:
+every resampling; that of the bridge is as good as the population is. The mean by variances is the better estimate:
 
     Z <- (1 - a) Z + a bridge,    a = var Z / (var Z + var of the bridge)
 
 The mean of w itself will not do. Where q is bad, w is seldom large and then very: a sample with such a weight looks
 uncertain and counts for less, one without counts for more, and Z comes out too low however many particles there are
 (AR(1) + noise, 300 observations: by 0.007 with 1,000 particles and with 4,000, where the error of a run is 0.011). The
-bridge is a mean of numbers between 0 and 1.
+bridge averages numbers between 0 and 1, and `a` depends on no challenger; its bias is of the order of 1 / N.
 
 No particle changes, and none is needed: but groups of particles, whose shares of the weight are their evidences, get
 theirs from challengers of their own q.
@@ -29,7 +29,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
-from smcssm.resampling import effective_sample_size, log_mean_weight, normalise, pareto_shape
+from smcssm.resampling import (
+    distinct_sample_size,
+    effective_sample_size,
+    log_mean_weight,
+    normalise,
+    pareto_shape,
+)
 from smcssm.smc2.adapt import group_variance
 from smcssm.smc2.challengers import Challengers, tempered_log_density
 from smcssm.smc2.population import SMC2, Population, at_full_exponent, select
@@ -40,9 +46,9 @@ CONSISTENT = 4  # standard deviations between the two estimates
 def importance_weights(
     smc: SMC2, challengers: Challengers, log_q: Float[Array, "s kn"]
 ) -> Float[Array, "s kn"]:
-    """Log importance weights of the challengers under the whole posterior; NaN made -inf."""
+    """Log importance weights of the challengers under the whole posterior; -inf where that has no finite density."""
     log_weight = tempered_log_density(smc, jnp.ones(len(log_q)), challengers) - log_q
-    return jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
+    return jnp.where(jnp.isnan(log_weight) | (log_weight == jnp.inf), -jnp.inf, log_weight)
 
 
 def compared(
@@ -81,20 +87,26 @@ def enough(population: Population) -> float:
 def bridge(
     smc: SMC2, population: Population, own_log_q: Float[Array, "s n"], log_weight: Float[Array, "s kn"]
 ) -> tuple[Float[Array, "s g"], Float[Array, " s"]]:
-    """Log evidence of each group, between its challengers and its particles, and the relative variance of all."""
+    """Log evidence of each group, between its challengers and its particles, and the relative variance of all.
+
+    The variance is what the population says, of challengers as well, by E_q[(r / (1 + r))²] = E_pi[r / (1 + r)²] if Z0
+    is Z: it does not depend on which challengers there are. Copies of a particle count as one.
+    """
     level = (population.log_evidence + population.log_mass)[:, None]
     ratio = tempered_log_density(smc, jnp.ones_like(population.phi), population) - own_log_q - level
-    up = -jax.nn.softplus(level - together(smc.groups, log_weight, population.z))  # r / (1 + r)
-    down = -jax.nn.softplus(ratio)  # 1 / (1 + r)
+    challenger = together(smc.groups, log_weight, population.z) - level
     weight = at_full_exponent(population)
+    w, up, down = normalise(weight), jax.nn.sigmoid(ratio), jax.nn.sigmoid(-ratio)
 
     def by_group(a: Float[Array, "s kn"]) -> Float[Array, "s g"]:
         return log_mean_weight(a.reshape(len(a), smc.groups, -1))
 
-    estimate = level + by_group(up) - by_group(weight + down) + by_group(weight) - population.log_mass[:, None]
-    w = normalise(weight)
-    deviation = w * (jnp.exp(down - log_mean_weight(weight + down)[:, None] + log_mean_weight(weight)[:, None]) - 1)
-    return estimate, _relative_variance(up) + jnp.sum(deviation**2, axis=-1)
+    estimate = by_group(-jax.nn.softplus(-challenger)) - by_group(weight - jax.nn.softplus(ratio)) + by_group(weight)
+    mean = jnp.sum(w * down, axis=-1, keepdims=True)
+    copies = 1 / jnp.sum(w**2, axis=-1) / jax.vmap(distinct_sample_size)(population.z[0], w)
+    of_particles = copies * jnp.sum((w * (down / mean - 1)) ** 2, axis=-1)
+    of_challengers = (jnp.sum(w * up * down / mean**2, axis=-1) - 1) / log_weight.shape[-1]
+    return population.log_evidence[:, None] + estimate, of_particles + jnp.maximum(of_challengers, 0.0)
 
 
 def corrected(
@@ -122,7 +134,11 @@ def corrected(
 def _combined(
     smc: SMC2, population: Population, estimate: Float[Array, "s g"], variance: Float[Array, " s"]
 ) -> tuple[Population, Bool[Array, " s"]]:
-    """Both estimates by their variances, and where that can be done: in every group."""
+    """Both estimates by their variances, and where that can be done: in every group.
+
+    The running estimate's variance is that of its resamplings: what groups show depends on the estimate. ``lost`` is
+    the least that there can be afterwards, since sweeps share the particles that stay where they are.
+    """
     own = population.log_weight
     running = population.lost + _relative_variance(own)
     share = running / (running + variance)
@@ -143,7 +159,7 @@ def _combined(
 
 def _relative_variance(log_weight: Float[Array, "s kn"]) -> Float[Array, " s"]:
     """Of the mean weight."""
-    return 1 / jnp.maximum(effective_sample_size(log_weight), 1.0) - 1 / log_weight.shape[-1]
+    return jnp.maximum(1 / jnp.maximum(effective_sample_size(log_weight), 1.0) - 1 / log_weight.shape[-1], 0.0)
 
 
 def together(parts: int, a: Shaped[Array, "*z s kn"], z: Float[Array, "z s n"]) -> Shaped[Array, "*z s kn"]:

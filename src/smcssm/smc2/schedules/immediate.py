@@ -35,8 +35,8 @@ PACE = 10  # rungs over which the pace of a climb is measured
 class MoveReport(NamedTuple):
     """What a move did, per series: mean acceptance over its sweeps, and how well its last rung mixed.
 
-    ``correction`` is what importance sampling has changed the log evidence by (see `smc2.evidence`). Paced moves add
-    the Pareto k of its weights, and its log evidence less the running one with the standard deviation of that gap.
+    ``correction`` is what candidates have changed the log evidence by (see `smc2.evidence`). Paced moves add the Pareto
+    k of their importance weights, and the log evidence by these less the running one, with the sd of that gap.
     """
 
     t: Int[np.ndarray, " s"]
