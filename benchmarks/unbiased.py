@@ -6,8 +6,8 @@ filter on a grid, a Kalman filter, or a sum over all paths of regimes.
 Of the evidence, by an engine that adapts nothing. A first run records when it moves, and for each sweep of each move
 the proposal that it fitted; many runs with new keys then do the same, whatever becomes of their own particles.
 Proposals are constants then, and the mean of the evidence is the truth, with few particles too. Evidences are those of
-the particles alone, not corrected by importance sampling, whose share is an estimate (`resampling="multinomial"`). No
-observation is taken for a surprise, so that there is no exponent to record.
+the particles alone: candidates, which correct them as a rule, do not where `resampling="multinomial"`. No observation is
+taken for a surprise, so that there is no exponent to record.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def of_frozen(found: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
         "## The evidence of an engine that adapts nothing\n\n"
         f"{found['length']} observations. One run records the times of its moves and the proposal of each sweep; "
         "others repeat them with new keys: then the mean of the evidence is the truth for any number of particles N. "
-        "Beside it the engine as it is, adapting. Both without importance sampling's correction.\n"
+        "Beside it the engine as it is, adapting. Both without the correction by candidates.\n"
     )
     rows = []
     for r in found["rows"]:
