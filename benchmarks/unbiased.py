@@ -6,8 +6,8 @@ filter on a grid, a Kalman filter, or a sum over all paths of regimes.
 Of the evidence, by an engine that adapts nothing. A first run records when it moves, and for each sweep of each move
 the proposal that it fitted; many runs with new keys then do the same, whatever becomes of their own particles.
 Proposals are constants then, and the mean of the evidence is the truth, with few particles too. Evidences are those of
-the particles alone: candidates, which correct them as a rule, do not where `resampling="multinomial"`. No observation is
-taken for a surprise, so that there is no exponent to record.
+the particles alone: candidates, which correct them as a rule, do not where `resampling="multinomial"`. No observation
+is taken for a surprise, so that there is no exponent to record.
 """
 
 from __future__ import annotations
