@@ -161,15 +161,15 @@ def of_posteriors(found: dict[str, Any]) -> str:
 
 
 def of_evidence(found: dict[str, Any]) -> str:
-    fits = " ".join(
+    fits = "; ".join(
         f"{f['case']}, {f['length']} observations: c = {f['c']:.1f} ± {f['c se']:.1f}, χ² = {f['chi2']:.1f} at "
-        f"{f['degrees']} degrees of freedom."
+        f"{f['degrees']} degrees of freedom"
         for f in found["cases"]
     )
     text = (
         "Proposals, times of moves and numbers of sweeps adapted as they are by default. If the bias of the log "
-        f"evidence is c / N, the entries of the column N × bias agree. {fits} The last column is the mean of the "
-        "evidence itself over the truth; 1 is unbiased.\n"
+        f"evidence is c / N, the entries of the column N × bias agree. The fits: {fits}. The last column is the mean "
+        "of the evidence itself over the truth; 1 is unbiased.\n"
     )
     heads = ["posterior", "N", "runs", "bias of log evidence, nats", "N × bias", "sd", "mean of evidence / truth"]
     rows = [

@@ -1,7 +1,8 @@
 """The evidence by bridge sampling, at no cost: how it corrects the running estimate; and what importance sampling says.
 
-Challengers are drawn from a known q, independently of the population, and their likelihoods are computed to judge them.
-So they are an importance sample of the whole posterior, and together with the population a bridge between q and it:
+Challengers are drawn from a known q, fitted to other particles than those they challenge (where N is even), and their
+likelihoods are computed to judge them. So they are an importance sample of the whole posterior, and together with the
+population a bridge between q and it:
 
     w = prior(theta) L(theta) / q(theta),    r = w / Z0
     Z  ~  mean of w over challengers
