@@ -16,7 +16,7 @@ every resampling; that of the bridge is as good as the population is. The mean b
 The mean of w itself will not do. Where q is bad, w is seldom large and then very: a sample with such a weight looks
 uncertain and counts for less, one without counts for more, and Z comes out too low however many particles there are
 (AR(1) + noise, 300 observations: by 0.007 with 1,000 particles and with 4,000, where the error of a run is 0.011). The
-bridge averages numbers between 0 and 1, and `a` depends on no challenger; its bias is of the order of 1 / N.
+bridge averages numbers between 0 and 1, and `a` depends on none of these challengers; its bias is of order 1 / N.
 
 No particle changes, and none is needed: but groups of particles, whose shares of the weight are their evidences, get
 theirs from challengers of their own q.

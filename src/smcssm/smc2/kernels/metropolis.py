@@ -139,8 +139,8 @@ def judge(
     """Metropolis-Hastings, and the evidence corrected by challengers that do not depend on the population."""
     backward, forward = log_q
     if independent:
-        bridged = bridge(smc, population, backward, importance_weights(smc, challengers, forward))
-        population = corrected(smc, population, *bridged, due)
+        said = bridge(smc, population, backward, importance_weights(smc, challengers, forward))
+        population = corrected(smc, population, *said, due)
     return accept(smc, population, challengers, backward - forward, due, rung, sweep)
 
 
